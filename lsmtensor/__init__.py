@@ -1,0 +1,79 @@
+"""lsmtensor: a tensor database in a folder, and a laboratory for building one.
+
+Names are loaded when first used: importing this package imports neither numpy nor pyarrow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ClosedError,
+    ConflictError,
+    CorruptionError,
+    DuplicateKeyError,
+    FormatVersionError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    LockedError,
+    LsmTensorError,
+    NotADatabaseError,
+    ReadOnlyError,
+    SchemaError,
+    StorageError,
+    TableNotFoundError,
+    UnavailableError,
+    UnknownNameError,
+    VersionExpiredError,
+)
+
+if TYPE_CHECKING:
+    from . import indexes, kernels
+    from .config import RunConfig
+    from .database import Database, Snapshot, open
+    from .dtypes import json, ragged, sparse, tensor
+    from .lsm.integrity import verify_proof
+    from .registry import register
+    from .schema import Column, Schema
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Column": "schema",
+    "Database": "database",
+    "RunConfig": "config",
+    "Schema": "schema",
+    "Snapshot": "database",
+    "json": "dtypes",
+    "open": "database",
+    "ragged": "dtypes",
+    "register": "registry",
+    "sparse": "dtypes",
+    "tensor": "dtypes",
+    "verify_proof": "lsm.integrity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in ("indexes", "kernels"):
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+__all__ = [
+    "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
+    "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NotADatabaseError", "ReadOnlyError",
+    "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "UnavailableError",
+    "UnknownNameError", "VersionExpiredError", "indexes", "json", "kernels", "open", "ragged", "register", "sparse",
+    "tensor", "verify_proof",
+]  # fmt: skip

@@ -1,0 +1,5 @@
+"""The laboratory: data sets, workloads, peers, run records, reports. Workloads are listed by name; nothing is imported."""
+
+from __future__ import annotations
+
+WORKLOADS = ("ann", "ingest")

@@ -1,0 +1,161 @@
+"""Every choice of a run in one frozen, nested value: numbers and names only.
+
+Objects (file system, clock) are passed beside it. It reads and writes TOML and dicts, and its hash
+names it in every record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from .errors import InvalidArgumentError, UnknownNameError
+from .registry import near
+
+
+@dataclass(frozen=True)
+class WalConfig:
+    """The log. ``sync``: ``group`` (default), ``every``, ``interval(ms=…)``, ``none``, ``buffered(ms=…)``."""
+
+    sync: str = "group"
+    segment_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class MemtableConfig:
+    """A memtable of ``limit_bytes`` is sealed and flushed."""
+
+    kind: str = "arrow"
+    limit_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class SSTableConfig:
+    """Table files. ``chunk_bytes`` is the unit of CRC32C and of hash-tree leaves; ``direct`` writes past the page cache."""
+
+    filter: str = "bloom(bits=10)"
+    hash: str = "blake3"
+    batch_rows: int = 65536
+    chunk_bytes: int = 65536
+    file_bytes: int = 512 << 20
+    direct: bool = True
+
+
+@dataclass(frozen=True)
+class CompactionConfig:
+    """``policy`` decides; runs within ``size_ratio`` of each other count as alike, ``level0_runs`` of them are merged."""
+
+    policy: str = "tiered"
+    size_ratio: float = 4.0
+    level0_runs: int = 4
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Files of fewer than ``min_rows`` rows stay flat: a scan of them is as fast."""
+
+    min_rows: int = 10_000
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every choice of a run. ``kernel`` None means the fastest there is; ``threads`` split rows, never sums."""
+
+    kernel: str | None = None
+    threads: int = 1
+    storage_kernel: str | None = None
+    background: bool = True
+    direct_commit_bytes: int = 8 << 20
+    seed: int = 0
+    wal: WalConfig = field(default_factory=WalConfig)
+    memtable: MemtableConfig = field(default_factory=MemtableConfig)
+    sstable: SSTableConfig = field(default_factory=SSTableConfig)
+    compaction: CompactionConfig = field(default_factory=CompactionConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """Unknown keys raise `UnknownNameError`, wrong types `InvalidArgumentError`."""
+        made: RunConfig = _build(cls, values, "")
+        return made
+
+    def to_toml(self) -> str:
+        """TOML text; keys whose value is None are left out."""
+        top, sections = [], []
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict):
+                sections.append(f"\n[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in value.items()))
+            elif value is not None:
+                top.append(f"{name} = {json.dumps(value)}\n")
+        return "".join(top + sections)
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunConfig:
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as why:
+            raise InvalidArgumentError(f"this is not TOML: {why}") from why
+
+    def with_set(self, *settings: str) -> RunConfig:
+        """A copy with ``"sstable.filter=none"``-like settings applied, left to right."""
+        values = self.to_dict()
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals:
+                raise InvalidArgumentError(f"--set {setting!r}: give name=value, such as sstable.filter=none")
+            *groups, last = path.strip().split(".")
+            here = values
+            for group in groups:
+                if not isinstance(here.get(group), dict):
+                    raise UnknownNameError(f"no setting {path.strip()!r}; {near(group, values)}")
+                here = here[group]
+            if last not in here or isinstance(here[last], dict):
+                raise UnknownNameError(f"no setting {path.strip()!r}; {near(last, here)}")
+            try:
+                here[last] = json.loads(text)
+            except json.JSONDecodeError:
+                here[last] = text.strip()
+        return self.from_dict(values)
+
+    def hash(self) -> str:
+        """16 hexadecimal digits of SHA-256 over the canonical JSON; the same on every machine."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _build(cls: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise InvalidArgumentError(f"setting {where or 'config'} is {values!r}; wanted a group of settings")
+    hints = get_type_hints(cls)
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{where}.{name}" if where else name
+        if name not in hints:
+            raise UnknownNameError(f"no setting {path!r}; {near(name, hints)}")
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            made[name] = _build(kind, value, path)
+        else:
+            made[name] = _check(value, kind, path)
+    return cls(**made)
+
+
+def _check(value: Any, kind: Any, path: str) -> Any:
+    wanted = [k for k in getattr(kind, "__args__", (kind,))]
+    if value is None and type(None) in wanted:
+        return None
+    number = float in wanted and isinstance(value, int)
+    good = bool in wanted if isinstance(value, bool) else isinstance(value, tuple(wanted)) or number
+    if not good:
+        names = " or ".join("nothing" if k is type(None) else k.__name__ for k in wanted)
+        raise InvalidArgumentError(f"setting {path} is {value!r}; wanted {names}")
+    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+        raise InvalidArgumentError(f"setting {path} is {value}; wanted 0 or more")
+    return value

@@ -1,0 +1,319 @@
+"""What a user opens: a folder as a `Database`, and its past as `Snapshot`s."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from .config import RunConfig
+from .env.base import Env
+from .errors import (
+    DuplicateKeyError,
+    InvalidArgumentError,
+    NotADatabaseError,
+    ReadOnlyError,
+    TableNotFoundError,
+    VersionExpiredError,
+)
+from .lsm import retention
+from .lsm.integrity import verify_tree
+from .lsm.maintenance import compact_all
+from .lsm.manifest import check_folder, create_folder
+from .lsm.recover import open_tree
+from .lsm.segments import index_due
+from .lsm.state import State, View
+from .lsm.tree import Tree
+from .lsm.worker import Worker
+from .registry import Spec, near
+from .schema import Schema
+from .search.declare import check_index
+from .table import Table, TableView
+
+Indexes = Mapping[str, Any]
+
+
+def open(  # noqa: A001 - the name users know
+    path: str | os.PathLike[str], mode: str = "a", *, config: RunConfig | None = None, env: Env | None = None
+) -> Database:
+    """Open a database folder.
+
+    ``mode``: ``"a"`` opens or creates, ``"x"`` only creates, ``"r"`` reads beside a writer (`Database.refresh`
+    follows it). ``env`` is a file system; the local one by default. O(manifest + unflushed log).
+
+    Raises `NotADatabaseError` for a folder with other things in it, `LockedError` when another process
+    writes there, `FormatVersionError` when newer code wrote it, `CorruptionError` for damage.
+    """
+    if mode not in ("a", "x", "r"):
+        raise InvalidArgumentError(f"mode={mode!r}; give 'a' (open or create), 'x' (create only) or 'r' (read only)")
+    if env is None:
+        from .env.local import LocalEnv
+
+        env = LocalEnv()
+    return Database(env, os.fspath(path), mode, config or RunConfig())
+
+
+class _Tables:
+    """``db["docs"]``, ``"docs" in db`` and ``db.tables``, shared by databases and snapshots."""
+
+    def _state(self) -> State:
+        raise InvalidArgumentError("a table container without a state")  # pragma: no cover - abstract
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of the tables, sorted."""
+        return sorted(t.name for t in self._state().layout.tables.values() if not t.name.startswith("_"))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tables
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tables)
+
+    def _find(self, name: str) -> int:
+        found = self._state().by_name(name)
+        if found is None:
+            raise TableNotFoundError(f"no table named {name!r}; {near(str(name), self.tables)}")
+        return found.state.id
+
+
+class Database(_Tables):
+    """An open folder. A context manager; safe to share between threads."""
+
+    def __init__(self, env: Env, path: str, mode: str, config: RunConfig) -> None:
+        self.path, self.mode, self.config, self._env = path, mode, config, env
+        read_only = mode == "r"
+        self._lock = None
+        exists = check_folder(env, path)
+        if mode == "x" and exists:
+            raise NotADatabaseError(f"{path} already holds a database; open it with mode='a', or choose another folder")
+        if read_only and not exists:
+            raise NotADatabaseError(f"{path} holds no database to read; create one with lsmtensor.open({path!r})")
+        if not read_only:
+            env.mkdir(path)
+            self._lock = env.lock(f"{path}/LOCK")
+        try:
+            if not exists:
+                create_folder(env, path)
+            self._tree = open_tree(env, path, config, read_only=read_only)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+        self._worker = Worker(self._tree) if config.background and not read_only else None
+        self._finalizer = weakref.finalize(self, _release, self._tree, self._worker, self._lock)
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    def _state(self) -> State:
+        return self._tree.head()[0]
+
+    def __getitem__(self, name: str) -> Table:
+        return Table(self._tree, self._find(name))
+
+    def create_table(
+        self,
+        name: str,
+        schema: Schema,
+        *,
+        indexes: Indexes | None = None,
+        history: str | int | None = None,
+        compaction: str | None = None,
+    ) -> Table:
+        """A new, empty table; one commit.
+
+        ``indexes`` maps a column to an index spec or a list of them (``"hnsw(m=16, metric=cosine)"``).
+        ``history`` is ``"one_day"`` unless given: ``"none"``, a number of versions, a duration, ``"forever"``.
+        """
+        if not isinstance(name, str) or not name or name.startswith("_") or "/" in name:
+            raise InvalidArgumentError(f"table name {name!r}; give a non-empty text without '/' that does not begin with '_'")
+        if not isinstance(schema, Schema):
+            raise InvalidArgumentError(f"schema is a {type(schema).__name__}; give lsmtensor.Schema([...], primary_key=...)")
+        if name in self:
+            raise DuplicateKeyError(f"a table named {name!r} is already there; open it with db[{name!r}] or drop it first")
+        options: dict[str, Any] = {}
+        if history is not None:
+            retention.parse(history)
+            options["history"] = history
+        if compaction is not None:
+            options["compaction"] = str(Spec.of(compaction))
+        entries: dict[str, Any] = {}
+        for column, specs in (indexes or {}).items():
+            for spec in specs if isinstance(specs, (list, tuple)) else [specs]:
+                index_name, entry = check_index(schema, column, spec, taken=entries)
+                entries[index_name] = entry
+        table_id = self._tree.create_table(name, schema.to_dict(), entries, options)
+        return Table(self._tree, table_id)
+
+    def drop_table(self, name: str) -> None:
+        """Remove a table and its files; snapshots that hold it go on reading."""
+        self._tree.drop_table(self._find(name))
+
+    # -- versions --------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The number of the newest visible commit; 0 for an empty database."""
+        return self._tree.head()[1]
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest version that every table still has whole."""
+        state, visible = self._tree.head()
+        versions = [
+            retention.oldest_version(self._tree, t.options.get("history", retention.DEFAULT), visible)
+            for t in state.layout.tables.values()
+        ]
+        return max(versions, default=0)
+
+    def snapshot(self) -> Snapshot:
+        """The database as it is now, for as long as the snapshot lives."""
+        state, version = self._tree.head()
+        return Snapshot(self._tree, state, version)
+
+    def at(self, *, version: int | None = None, tag: str | None = None) -> Snapshot:
+        """The database as it was at a version or a tag, search included."""
+        state, visible = self._tree.head()
+        if (version is None) == (tag is None):
+            raise InvalidArgumentError("give exactly one of version= and tag=")
+        if tag is not None:
+            if tag not in state.layout.tags:
+                raise InvalidArgumentError(f"no tag named {tag!r}; known: {', '.join(sorted(state.layout.tags)) or 'none'}")
+            return Snapshot(self._tree, state, state.layout.tags[tag])
+        assert version is not None
+        if version > visible:
+            raise InvalidArgumentError(f"version {version} is in the future; the newest is {visible}")
+        oldest = self.oldest_version
+        if version < oldest and version not in state.layout.tags.values():
+            raise VersionExpiredError(f"version {version} has expired; the oldest that can be read is {oldest}")
+        return Snapshot(self._tree, state, version)
+
+    def tag(self, name: str) -> int:
+        """Name the current version and keep it readable; returns it."""
+        return self._tree.tag(name)
+
+    # -- care ------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write memtables to table files; returns when they are durable."""
+        self._tree.flush()
+
+    def compact(self) -> None:
+        """Merge every table into one run and build its index segments."""
+        self._tree.flush()
+        compact_all(self._tree)
+        with self._tree.maintaining():
+            index_due(self._tree)
+
+    def refresh(self) -> int:
+        """In mode ``"r"``: follow the writer to its newest version, which is returned."""
+        if self.mode != "r":
+            raise ReadOnlyError("refresh() is for databases opened with mode='r'; a writer always sees its own commits")
+        fresh = open_tree(self._env, self.path, self.config, read_only=True)
+        self._tree.become(fresh)
+        return self.version
+
+    def verify(self) -> dict[str, int]:
+        """Check every byte of every file against its checksums and hash trees.
+
+        Returns counts: files, bytes, rows. Raises `CorruptionError` at the first damage. O(bytes).
+        """
+        return verify_tree(self._tree)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and bytes, by table and by cause."""
+        state, version = self._tree.head()
+        return {
+            "version": version,
+            "tables": {t.state.name: table_stats(t) for t in state.tables.values()},
+            "io": self._env.metrics.snapshot(),
+        }
+
+    def close(self) -> None:
+        """Seal the log and let go of the folder. Closing twice is harmless."""
+        self._finalizer()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.path, "r")
+
+    def __repr__(self) -> str:
+        if self._tree.closed:
+            return f"<lsmtensor.Database {self.path!r} closed>"
+        rows = ", ".join(f"{n}: {len(self[n]):,} rows" for n in self.tables)
+        return f"<lsmtensor.Database {self.path!r} version {self.version}; {rows or 'no tables'}>"
+
+
+def _release(tree: Tree, worker: Worker | None, lock: Any) -> None:
+    if worker is not None:
+        worker.stop()
+    try:
+        tree.close()
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def table_stats(table: Any) -> dict[str, Any]:
+    """What `stats` says of one table."""
+    return {
+        "runs": len(table.runs),
+        "levels": sorted({r.run.level for r in table.runs}),
+        "file_rows": sum(r.rows for r in table.runs),
+        "file_bytes": sum(f.ref.size for r in table.runs for f in r.files),
+        "memtable_rows": sum(m.rows for m in table.mems),
+        "indexes": dict(table.state.indexes),
+    }
+
+
+class Snapshot(_Tables):
+    """One version of the whole database; never changes; a context manager."""
+
+    def __init__(self, tree: Tree, state: State, version: int) -> None:
+        self._tree, self._fixed, self.version, self.closed = tree, state, version, False
+        tree.pin(self)
+
+    def _state(self) -> State:
+        self._tree.check_open()
+        if self.closed:
+            raise InvalidArgumentError("the snapshot is closed; take another with db.snapshot()")
+        return self._fixed
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables that existed at this version, sorted."""
+        return sorted(t.name for t in self._state().layout.tables.values() if t.created <= self.version)
+
+    def __getitem__(self, name: str) -> TableView:
+        if name not in self.tables:
+            self._find_missing(name)
+        table = self._state().tables[self._find(name)]
+        return TableView(View(table, self.version), self._tree)
+
+    def _find_missing(self, name: str) -> None:
+        raise TableNotFoundError(f"no table named {name!r} at version {self.version}; known: {', '.join(self.tables) or 'none'}")
+
+    def root(self) -> str:
+        """The root of the hash tree over every file of the layout that holds this version; flushes first."""
+        from .lsm.integrity import root_of
+
+        return root_of(self._tree)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<lsmtensor.Snapshot version {self.version} of {self._tree.path!r}>"

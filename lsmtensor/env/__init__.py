@@ -1,0 +1,1 @@
+"""Files, clock and faults: all that the engine knows of the machine it runs on."""

@@ -1,0 +1,284 @@
+"""The local file system: buffered and direct writes, maps, flock."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..errors import CorruptionError, LockedError, ReadOnlyError, StorageError
+from ..metrics import Metrics
+from .base import Buffer, Clock, WritableFile
+
+PAGE = 4096
+STAGE_BYTES = 4 << 20
+IOV_MAX = 1024
+
+
+@contextlib.contextmanager
+def _said(doing: str, path: str) -> Iterator[None]:
+    """Turn an OSError into a sentence that names the file and what to do."""
+    try:
+        yield
+    except OSError as why:
+        hint = {
+            errno.ENOSPC: "the disk is full; free space and try again",
+            errno.EDQUOT: "the quota is used up; free space and try again",
+            errno.EROFS: "the file system is read-only; open with mode='r' or choose another folder",
+            errno.EACCES: "permission is missing; open with mode='r' or change the owner",
+            errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+        }.get(why.errno or 0, "see the error of the system")
+        text = f"{doing} {path}: {why.strerror or why}; {hint}"
+        if why.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ReadOnlyError(text) from why
+        raise StorageError(text, why.errno) from why
+
+
+class LocalFile(WritableFile):
+    """Appends through the page cache."""
+
+    def __init__(self, fd: int, path: str, at: int, metrics: Metrics, counter: str) -> None:
+        self.path, self._fd, self._at, self._metrics, self._counter = path, fd, at, metrics, counter
+
+    def writev(self, buffers: Sequence[Buffer]) -> None:
+        views = [memoryview(b).cast("B") for b in buffers]
+        views = [v for v in views if len(v)]
+        total = sum(len(v) for v in views)
+        with _said("writing to", self.path):
+            while views:
+                done = os.pwritev(self._fd, views[:IOV_MAX], self._at)
+                self._at += done
+                while views and done >= len(views[0]):
+                    done -= len(views.pop(0))
+                if done:
+                    views[0] = views[0][done:]
+        self._metrics.add(f"io.write.{self._counter}", total)
+
+    def tell(self) -> int:
+        return self._at
+
+    def sync(self) -> None:
+        with _said("syncing", self.path):
+            os.fdatasync(self._fd)
+        self._metrics.add(f"io.syncs.{self._counter}")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with _said("closing", self.path):
+                os.close(fd)
+
+
+class DirectFile(LocalFile):
+    """Appends past the page cache: one page-aligned stage is filled while a thread writes the other.
+
+    The disk is faster so than through the cache, and the cache keeps what readers want.
+    """
+
+    def __init__(self, fd: int, path: str, metrics: Metrics, counter: str) -> None:
+        super().__init__(fd, path, 0, metrics, counter)
+        self._stages = [mmap.mmap(-1, STAGE_BYTES), mmap.mmap(-1, STAGE_BYTES)]
+        self._filled, self._flushed = 0, 0
+        self._pool = ThreadPoolExecutor(1, "lsmtensor-direct")
+        self._pending: Future[None] | None = None
+        self._tail_done = False
+
+    def writev(self, buffers: Sequence[Buffer]) -> None:
+        import numpy as np
+
+        total = 0
+        for buffer in buffers:
+            source = np.frombuffer(buffer, np.uint8)
+            total += len(source)
+            at = 0
+            while at < len(source):
+                stage = np.frombuffer(self._stages[0], np.uint8)
+                n = min(STAGE_BYTES - self._filled, len(source) - at)
+                # numpy copies without the GIL, so the writer thread goes on
+                np.copyto(stage[self._filled : self._filled + n], source[at : at + n])
+                self._filled += n
+                at += n
+                if self._filled == STAGE_BYTES:
+                    self._submit(STAGE_BYTES)
+        self._at += total
+        self._tail_done = False
+        self._metrics.add(f"io.write.{self._counter}", total)
+
+    def _submit(self, length: int) -> None:
+        self._wait()
+        stage, at = self._stages[0], self._flushed
+        self._stages.reverse()
+        self._flushed += length
+        self._filled = 0
+        self._pending = self._pool.submit(self._write, stage, at, length)
+
+    def _write(self, stage: mmap.mmap, at: int, length: int) -> None:
+        view = memoryview(stage)
+        done = 0
+        while done < length:
+            done += os.pwrite(self._fd, view[done:length], at + done)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            with _said("writing to", self.path):
+                pending.result()
+
+    def sync(self) -> None:
+        if self._filled and not self._tail_done:
+            # the tail is written padded to a page; the file is cut to its length; a later write would start over it
+            stage, at, filled = self._stages[0], self._flushed, self._filled
+            padded = filled + -filled % PAGE
+            stage[filled:padded] = bytes(padded - filled)
+            self._wait()
+            with _said("writing to", self.path):
+                self._write(stage, at, padded)
+            self._tail_done = True
+        self._wait()
+        with _said("syncing", self.path):
+            os.ftruncate(self._fd, self._at)
+        super().sync()
+
+    def close(self) -> None:
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
+            super().close()
+
+
+class LocalReadable:
+    """A file for reading; the map is made once."""
+
+    def __init__(self, path: str, fd: int, metrics: Metrics, kind: str) -> None:
+        self.path, self._metrics, self._counter = path, metrics, f"io.read.{kind}"
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
+        self._map: memoryview | None = None
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        with _said("reading", self.path):
+            data = os.pread(self._fd, length, offset)
+        self._metrics.add(self._counter, len(data))
+        if len(data) != length:
+            raise CorruptionError(f"the file ends {length - len(data)} bytes before it should", self.path, offset)
+        return data
+
+    def map(self) -> memoryview:
+        if self._map is None:
+            if self._size == 0:
+                self._map = memoryview(b"")
+            else:
+                with _said("mapping", self.path):
+                    self._map = memoryview(mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ))
+        return self._map
+
+    def __del__(self) -> None:
+        fd = getattr(self, "_fd", -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+class LocalLock:
+    """flock on an open descriptor: the kernel releases it when the process dies."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._pid = fd, os.getpid()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            if os.getpid() == self._pid:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            # a forked child only closes: unlocking would take the parent's lock away
+            os.close(fd)
+
+
+class LocalEnv:
+    """The file system of the machine."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.metrics = Metrics()
+        self.clock = clock or Clock()
+
+    def create(self, path: str, *, kind: str, cause: str, direct: bool = False) -> WritableFile:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        counter = f"{kind}.{cause}"
+        if direct:
+            try:
+                return DirectFile(os.open(path, flags | os.O_DIRECT, 0o644), path, self.metrics, counter)
+            except OSError as why:
+                if why.errno != errno.EINVAL:
+                    with _said("creating", path):
+                        raise
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # some file systems create the file before they refuse O_DIRECT
+        with _said("creating", path):
+            return LocalFile(os.open(path, flags, 0o644), path, 0, self.metrics, counter)
+
+    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int) -> WritableFile:
+        with _said("opening", path):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.ftruncate(fd, truncate_at)
+            return LocalFile(fd, path, truncate_at, self.metrics, f"{kind}.{cause}")
+
+    def open(self, path: str, *, kind: str) -> LocalReadable:
+        with _said("opening", path):
+            return LocalReadable(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), self.metrics, kind)
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def listdir(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+        except OSError as why:
+            raise StorageError(f"{path} cannot be listed as a folder: {why.strerror}", why.errno) from why
+
+    def size(self, path: str) -> int:
+        with _said("looking at", path):
+            return os.stat(path).st_size
+
+    def mkdir(self, path: str) -> None:
+        with _said("creating the folder", path):
+            os.makedirs(path, exist_ok=True)
+
+    def unlink(self, path: str) -> None:
+        with _said("removing", path), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def rename(self, old: str, new: str) -> None:
+        with _said("renaming", old):
+            os.replace(old, new)
+
+    def sync_dir(self, path: str) -> None:
+        with _said("syncing the folder", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def lock(self, path: str) -> LocalLock:
+        with _said("opening", path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as why:
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "another process"
+            os.close(fd)
+            raise LockedError(f"{path} is locked by {holder}; one writer at a time: close it there, or open with mode='r'") from why
+        with _said("writing to", path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
+        return LocalLock(fd)

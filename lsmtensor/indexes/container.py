@@ -1,0 +1,77 @@
+"""The file of an index: a JSON header and arrays, each aligned to 64 bytes and checked by CRC32C.
+
+    "LSMTIDX\\x01" | u32 format | u32 header length | u32 header CRC | u32 CRC of these 20 bytes | header | arrays
+
+The header lists the arrays: name, dtype, shape, offset, CRC. Every byte between them is zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import Any
+
+import numpy as np
+
+from ..env.checksum import crc32c
+from ..errors import CorruptionError, FormatVersionError
+
+MAGIC = b"LSMTIDX\x01"
+FORMAT = 1
+_HEAD = struct.Struct("<8sIIII")
+DTYPES = ("<f4", "<f2", "<u4", "<i8", "<u8", "|u1", "|i1", "<u2", "<i4")
+
+
+def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
+    """The file as buffers; arrays are not copied when C-contiguous."""
+    listed, buffers, at = [], [], 0
+    for name, array in arrays.items():
+        whole = np.ascontiguousarray(array)
+        flat = memoryview(whole.reshape(-1).view(np.uint8).data) if whole.size else memoryview(b"")
+        listed.append({"name": name, "dtype": whole.dtype.str, "shape": list(whole.shape), "offset": at, "crc": crc32c(flat)})
+        pad = -len(flat) % 64
+        buffers += [flat, bytes(pad)]
+        at += len(flat) + pad
+    text = json.dumps({"header": header, "arrays": listed, "bytes": at}, separators=(",", ":")).encode()
+    text += b" " * (-(_HEAD.size + len(text)) % 64)
+    head = _HEAD.pack(MAGIC, FORMAT, len(text), crc32c(text), 0)[:-4]
+    return [head + struct.pack("<I", crc32c(head)), text, *buffers]
+
+
+def unpack(data: Any, *, where: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(header, arrays as views), every byte checked. O(bytes). `CorruptionError` names the place."""
+    view = memoryview(data)
+    if len(view) < _HEAD.size:
+        raise CorruptionError("the file is shorter than an index header", where, 0)
+    magic, form, length, crc, own = _HEAD.unpack_from(view, 0)
+    if magic != MAGIC or crc32c(view[: _HEAD.size - 4]) != own:
+        raise CorruptionError("the head of the index file is damaged", where, 0)
+    if form > FORMAT:
+        raise FormatVersionError(f"{where} has index format {form}; this lsmtensor reads up to {FORMAT}: upgrade it")
+    base = _HEAD.size + length
+    text = view[_HEAD.size : base]
+    if len(text) != length or crc32c(text) != crc:
+        raise CorruptionError("the header of the index file is damaged", where, _HEAD.size)
+    try:
+        value = json.loads(bytes(text))
+        if base + value["bytes"] != len(view):
+            raise CorruptionError(f"the index file has {len(view)} bytes, its header says {base + value['bytes']}", where, base)
+        arrays, end = {}, base
+        for entry in value["arrays"]:
+            start, shape = base + int(entry["offset"]), [int(n) for n in entry["shape"]]
+            if entry["dtype"] not in DTYPES or any(n < 0 for n in shape):
+                raise CorruptionError(f"array {entry['name']!r} has dtype {entry['dtype']} and shape {shape}", where, start)
+            size = math.prod(shape) * np.dtype(entry["dtype"]).itemsize
+            if start < end or start + size > len(view) or any(view[end:start]):
+                raise CorruptionError(f"array {entry['name']!r} lies outside the file", where, start)
+            raw = view[start : start + size]
+            if crc32c(raw) != entry["crc"]:
+                raise CorruptionError(f"array {entry['name']!r} is damaged", where, start)
+            arrays[entry["name"]] = np.frombuffer(raw, entry["dtype"]).reshape(shape)
+            end = start + size
+        if any(view[end:]):
+            raise CorruptionError("bytes behind the last array", where, end)
+        return value["header"], arrays
+    except (KeyError, TypeError, ValueError) as why:
+        raise CorruptionError(f"the header of the index file does not parse ({why!r})", where, _HEAD.size) from why

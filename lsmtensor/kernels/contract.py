@@ -1,0 +1,209 @@
+"""Every kernel once: its name, shapes, dtypes, meaning and cost. The body is the definition, in numpy.
+
+Other backends are modules with functions of the same names and signatures. Metrics: 0 squared L2,
+1 minus the inner product, 2 one minus the cosine (a zero vector: 1), 3 L1, 4 Hamming (unequal places).
+Ties go to the lower id. Integer results are exact; distances agree within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+L2, IP, COSINE, L1, HAMMING = range(5)
+METRICS = {"l2": L2, "ip": IP, "cosine": COSINE, "l1": L1, "hamming": HAMMING}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A kernel's group and how exactly backends must agree: ``exact`` or ``rounding``."""
+
+    name: str
+    group: str
+    result: str
+    define: Callable[..., Any]
+
+
+KERNELS: dict[str, Declaration] = {}
+
+
+def kernel(group: str, result: str) -> Callable[[F], F]:
+    def add(define: F) -> F:
+        KERNELS[define.__name__] = Declaration(define.__name__, group, result, define)
+        return define
+
+    return add
+
+
+# -- distance -------------------------------------------------------------------------------------
+
+
+@kernel("distance", "rounding")
+def pairwise(queries: np.ndarray, points: np.ndarray, metric: int) -> np.ndarray:
+    """float32 (q, n): the distance of every query to every point.
+
+    queries (q, d), points (n, d), float32, C-contiguous. A row holding NaN gives NaN. O(q n d).
+    """
+    if metric == L2:
+        result = (queries**2).sum(1)[:, None] - 2 * (queries @ points.T) + (points**2).sum(1)[None, :]
+        return np.maximum(result, 0, dtype=np.float32)
+    if metric == IP:
+        return -(queries @ points.T)
+    if metric == COSINE:
+        norms = np.sqrt((queries**2).sum(1))[:, None] * np.sqrt((points**2).sum(1))[None, :]
+        dots = queries @ points.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(norms == 0, np.float32(1), 1 - dots / norms).astype(np.float32)
+    result = np.empty((len(queries), len(points)), np.float32)
+    for i, query in enumerate(queries):
+        result[i] = np.abs(points - query).sum(1) if metric == L1 else (points != query).sum(1)
+    return result
+
+
+@kernel("distance", "rounding")
+def gathered(query: np.ndarray, points: np.ndarray, ids: np.ndarray, metric: int) -> np.ndarray:
+    """float32 (m,): the distance of one query (d,) to ``points[ids]``, ids int64 (m,) within range. O(m d)."""
+    return pairwise(query[None, :], points[ids], metric)[0]
+
+
+@kernel("distance", "rounding")
+def topk(
+    queries: np.ndarray, points: np.ndarray, k: int, metric: int, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int64 (q, k), distances float32 (q, k)): the k nearest points, nearest first, -1 and inf where fewer are.
+
+    mask: uint8 (n,) or None; points whose mask is 0 are left out. NaN distances are left out. O(q n d).
+    """
+    ids = np.full((len(queries), k), -1, np.int64)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    allowed = np.arange(len(points)) if mask is None else np.flatnonzero(mask)
+    for start in range(0, len(queries), 64):
+        block = pairwise(queries[start : start + 64], points if mask is None else points[allowed], metric)
+        for i, row in enumerate(block, start):
+            good = np.flatnonzero(~np.isnan(row))
+            n = min(k, len(good))
+            if n:
+                # every point as near as the n-th, so that ties are cut by id
+                near = good[row[good] <= np.partition(row[good], n - 1)[n - 1]]
+                best = near[np.lexsort((near, row[near]))][:n]
+                ids[i, :n], distances[i, :n] = allowed[best], row[best]
+    return ids, distances
+
+
+# -- storage --------------------------------------------------------------------------------------
+
+
+@kernel("storage", "exact")
+def search_int64(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """int64 (q,): where each wanted key would be inserted, left of equals, in sorted int64 values. O(q log n)."""
+    return np.searchsorted(values, wanted, "left").astype(np.int64)
+
+
+@kernel("storage", "exact")
+def search_bytes(
+    data: np.ndarray, offsets: np.ndarray, wanted_data: np.ndarray, wanted_offsets: np.ndarray
+) -> np.ndarray:
+    """The same for byte strings in Arrow's layout: data uint8, offsets int32 (n + 1). Order is that of memcmp."""
+    import bisect
+
+    strings = [bytes(data[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    places = [
+        bisect.bisect_left(strings, bytes(wanted_data[a:b]))
+        for a, b in zip(wanted_offsets[:-1], wanted_offsets[1:], strict=True)
+    ]
+    return np.array(places, np.int64)
+
+
+def mix64(x: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 in which every input bit moves every output bit (Stafford's variant 13)."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@kernel("storage", "exact")
+def hash64_int64(keys: np.ndarray) -> np.ndarray:
+    """uint64 (n,): the hash of int64 keys that filters on disk are made of. On disk: never change."""
+    return mix64(keys.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+
+
+@kernel("storage", "exact")
+def hash64_bytes(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The same for byte strings: 8 bytes at a time, little-endian, the last padded with zeros; the length goes in first."""
+    result = np.empty(len(offsets) - 1, np.uint64)
+    for i in range(len(result)):
+        text = bytes(data[offsets[i] : offsets[i + 1]])
+        h = np.array([len(text)], np.uint64)
+        for word in np.frombuffer(text + bytes(-len(text) % 8), "<u8"):
+            h = mix64(h ^ word)
+        result[i] = mix64(h)[0]
+    return result
+
+
+@kernel("storage", "exact")
+def bloom_add(bits: np.ndarray, hashes: np.ndarray, probes: int) -> None:
+    """Set ``probes`` bits of a filter (uint8) for each hash: bit (h + i * g) mod size, g the odd rotation of h."""
+    size = np.uint64(len(bits) * 8)
+    for at in _probes(hashes, probes, size):
+        np.bitwise_or.at(bits, (at >> np.uint64(3)).astype(np.int64), np.uint8(1) << (at & np.uint64(7)).astype(np.uint8))
+
+
+@kernel("storage", "exact")
+def bloom_test(bits: np.ndarray, hashes: np.ndarray, probes: int) -> np.ndarray:
+    """bool (n,): whether all bits of each hash are set."""
+    size = np.uint64(len(bits) * 8)
+    found = np.ones(len(hashes), bool)
+    for at in _probes(hashes, probes, size):
+        found &= (bits[(at >> np.uint64(3)).astype(np.int64)] >> (at & np.uint64(7)).astype(np.uint8)) & 1 == 1
+    return found
+
+
+def _probes(hashes: np.ndarray, probes: int, size: np.uint64) -> Any:
+    with np.errstate(over="ignore"):
+        step = (hashes >> np.uint64(32) | hashes << np.uint64(32)) | np.uint64(1)
+        for i in range(probes):
+            yield (hashes + np.uint64(i) * step) % size
+
+
+# -- graph -----------------------------------------------------------------------------------------
+# The definitions stand in numpy_graph.py; they are long enough for a file.
+
+
+@kernel("graph", "rounding")
+def graph_insert(
+    points: np.ndarray, scale: np.ndarray, metric: int, links: np.ndarray, upper: np.ndarray, upper_at: np.ndarray,
+    levels: np.ndarray, state: np.ndarray, start: int, stop: int, ef: int,
+) -> None:  # fmt: skip
+    """Insert points [start, stop) into a hierarchical graph, in order (Malkov & Yashunin, TPAMI 2020).
+
+    points float32 (n, d), d >= 1; scale float32 (n,), inverse norms (cosine; 0 for a zero vector); links uint32
+    (n, 2m), level 0; upper uint32 (rows, m), a row for each level above 0 of each node, the first at
+    upper_at[node] (int64 (n,)); levels uint8 (n,); state int64 (2,): entry point (-1: none) and its level. A row
+    of links ends at 0xFFFFFFFF. links, upper and state are changed. ``ef`` >= 1 is the beam of the build. O(log n)
+    hops of 2m distances each in practice. Ties go to the lower node: one graph in every backend where sums are exact.
+    """
+    from . import numpy_graph
+
+    numpy_graph.insert(points, scale, metric, links, upper, upper_at, levels, state, start, stop, ef)
+
+
+@kernel("graph", "rounding")
+def graph_search(
+    queries: np.ndarray, points: np.ndarray, scale: np.ndarray, metric: int, links: np.ndarray, upper: np.ndarray,
+    upper_at: np.ndarray, state: np.ndarray, k: int, ef: int, mask: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(ids int64 (q, k), distances float32 (q, k)): the k nearest that a beam finds, by (distance, id), then -1 and inf.
+
+    queries float32 (q, d), ef >= k; the graph as `graph_insert` left it. Without a mask the beam is ``ef`` wide. With
+    one, uint8 (n,), the walk crosses every point, answers those whose mask is not 0, and goes on until ``ef`` of
+    these are kept and no nearer point is unexpanded, within a beam of 32 ef.
+    """
+    from . import numpy_graph
+
+    return numpy_graph.search(queries, points, scale, metric, links, upper, upper_at, state, k, ef, mask)

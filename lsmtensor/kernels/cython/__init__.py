@@ -1,0 +1,1 @@
+"""Compiled kernels: C with one body per instruction set, wrapped by Cython."""

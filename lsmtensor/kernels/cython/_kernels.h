@@ -1,0 +1,116 @@
+/* Three compilations of _body.h, and a table of the one chosen at run time. */
+#include <string.h>
+#include <stdint.h>
+
+#define NO_LINK 0xFFFFFFFFu
+
+typedef struct { float d; unsigned node; unsigned done; } entry_t;
+typedef struct {
+    const float *points; const float *scale; unsigned *links; unsigned *upper; const long *upper_at;
+    long n, d, degree, m; int metric;
+} graph_t;
+
+#define W 16
+#define ISA(name) name##_base
+#include "_body.h"
+#undef ISA
+#undef W
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_X86 1
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define W 32
+#define ISA(name) name##_avx2
+#include "_body.h"
+#undef ISA
+#undef W
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
+#define W 64
+#define ISA(name) name##_avx512
+#include "_body.h"
+#undef ISA
+#undef W
+#pragma GCC pop_options
+#endif
+
+typedef struct {
+    const char *name;
+    void (*one_to_many)(const float *, const float *, const long *, long, long, int, float *);
+    void (*nearest)(const float *, const float *, long, long, int, const unsigned char *, long, long *, float *);
+    void (*insert)(graph_t *, const unsigned char *, long *, long, long, long, unsigned *, entry_t *, entry_t *);
+    long (*search)(graph_t *, const float *, const long *, long, long, const unsigned char *, unsigned *, unsigned, entry_t *, entry_t *);
+} table_t;
+
+static const table_t tables[] = {
+    {"baseline", one_to_many_base, nearest_base, insert_base, search_base},
+#ifdef HAS_X86
+    {"avx2", one_to_many_avx2, nearest_avx2, insert_avx2, search_avx2},
+    {"avx512", one_to_many_avx512, nearest_avx512, insert_avx512, search_avx512},
+#endif
+};
+
+static const table_t *chosen = &tables[0];
+
+static int can_run(const char *name)
+{
+    if (!strcmp(name, "baseline")) return 1;
+#ifdef HAS_X86
+    __builtin_cpu_init();
+    if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(name, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#endif
+    return 0;
+}
+
+/* choose by name, or the last (widest) that this processor runs; 0 when it cannot */
+static int choose_isa(const char *name)
+{
+    for (int i = (int)(sizeof tables / sizeof *tables) - 1; i >= 0; i--)
+        if ((!name || !strcmp(name, tables[i].name)) && can_run(tables[i].name)) { chosen = &tables[i]; return 1; }
+    return 0;
+}
+
+static inline uint64_t mix64(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+static uint64_t hash_bytes(const unsigned char *data, long n)
+{
+    uint64_t h = (uint64_t)n;
+    for (; n > 0; n -= 8, data += 8) {
+        uint64_t word = 0;
+        memcpy(&word, data, n < 8 ? (size_t)n : 8);
+        h = mix64(h ^ word);
+    }
+    return mix64(h);
+}
+
+static long lower_int64(const long *values, long n, long key)
+{
+    long low = 0;
+    while (n > 0) {
+        long half = n / 2;
+        if (values[low + half] < key) { low += half + 1; n -= half + 1; } else n = half;
+    }
+    return low;
+}
+
+static long lower_bytes(const unsigned char *data, const int *offsets, long n, const unsigned char *key, long size)
+{
+    long low = 0;
+    while (n > 0) {
+        long half = n / 2, mid = low + half;
+        long have = offsets[mid + 1] - offsets[mid];
+        int c = memcmp(data + offsets[mid], key, (size_t)(have < size ? have : size));
+        if (c < 0 || (c == 0 && have < size)) { low = mid + 1; n -= half + 1; } else n = half;
+    }
+    return low;
+}

@@ -1,0 +1,215 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled kernels. Arguments were checked by cython_backend.py; the GIL is released throughout."""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+import numpy as np
+
+cdef extern from "_kernels.h" nogil:
+    ctypedef struct entry_t:
+        float d
+        unsigned node
+    ctypedef struct graph_t:
+        const float *points
+        const float *scale
+        unsigned *links
+        unsigned *upper
+        const long *upper_at
+        long n, d, degree, m
+        int metric
+    ctypedef struct table_t:
+        const char *name
+        void (*one_to_many)(const float *, const float *, const long *, long, long, int, float *) noexcept nogil
+        void (*nearest)(const float *, const float *, long, long, int, const unsigned char *, long, long *, float *) noexcept nogil
+        void (*insert)(graph_t *, const unsigned char *, long *, long, long, long, unsigned *, entry_t *, entry_t *) noexcept nogil
+        long (*search)(graph_t *, const float *, const long *, long, long, const unsigned char *, unsigned *, unsigned, entry_t *, entry_t *) noexcept nogil
+    const table_t *chosen
+    int choose_isa(const char *)
+    int can_run(const char *)
+    uint64_t mix64(uint64_t)
+    uint64_t hash_bytes(const unsigned char *, long)
+    long lower_int64(const long *, long, long)
+    long lower_bytes(const unsigned char *, const int *, long, const unsigned char *, long)
+
+
+def set_isa(name):
+    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
+    cdef bytes text
+    if name is None:
+        return bool(choose_isa(NULL))
+    text = name.encode()
+    return bool(choose_isa(text))
+
+
+def isa():
+    return (<bytes>chosen.name).decode()
+
+
+def runnable():
+    return [n for n in ("baseline", "avx2", "avx512") if can_run(n.encode())]
+
+
+def pairwise(const float[:, ::1] queries, const float[:, ::1] points, int metric):
+    cdef long q = queries.shape[0], n = points.shape[0], d = points.shape[1], i
+    out = np.empty((q, n), np.float32)
+    cdef float[:, ::1] o = out
+    if q and n:
+        with nogil:
+            for i in range(q):
+                chosen.one_to_many(&queries[i, 0] if d else NULL, &points[0, 0] if d else NULL, NULL, n, d, metric, &o[i, 0])
+    return out
+
+
+def gathered(const float[::1] query, const float[:, ::1] points, const int64_t[::1] ids, int metric):
+    cdef long m = ids.shape[0], d = points.shape[1]
+    out = np.empty(m, np.float32)
+    cdef float[::1] o = out
+    if m:
+        with nogil:
+            chosen.one_to_many(&query[0] if d else NULL, &points[0, 0] if d else NULL, <const long *>&ids[0], m, d, metric, &o[0])
+    return out
+
+
+def topk(const float[:, ::1] queries, const float[:, ::1] points, long k, int metric, const uint8_t[::1] mask, ids, distances):
+    cdef long q = queries.shape[0], n = points.shape[0], d = points.shape[1], i
+    cdef int64_t[:, ::1] o = ids
+    cdef float[:, ::1] s = distances
+    cdef const unsigned char *m = &mask[0] if mask is not None and n else NULL
+    if q and n and k and d:
+        with nogil:
+            for i in range(q):
+                chosen.nearest(&queries[i, 0], &points[0, 0], n, d, metric, m, k, <long *>&o[i, 0], &s[i, 0])
+
+
+def search_int64(const int64_t[::1] values, const int64_t[::1] wanted):
+    cdef long q = wanted.shape[0], n = values.shape[0], i
+    out = np.zeros(q, np.int64)
+    cdef int64_t[::1] o = out
+    if n:
+        with nogil:
+            for i in range(q):
+                o[i] = lower_int64(<const long *>&values[0], n, wanted[i])
+    return out
+
+
+def search_bytes(const uint8_t[::1] data, const int[::1] offsets, const uint8_t[::1] wanted, const int[::1] wanted_offsets):
+    cdef long q = wanted_offsets.shape[0] - 1, n = offsets.shape[0] - 1, i
+    out = np.zeros(max(q, 0), np.int64)
+    cdef int64_t[::1] o = out
+    cdef uint8_t none = 0
+    cdef const unsigned char *here = &data[0] if data.shape[0] else &none
+    cdef const unsigned char *there = &wanted[0] if wanted.shape[0] else &none
+    if n > 0:
+        with nogil:
+            for i in range(q):
+                o[i] = lower_bytes(here, &offsets[0], n, there + wanted_offsets[i], wanted_offsets[i + 1] - wanted_offsets[i])
+    return out
+
+
+def hash64_int64(const int64_t[::1] keys):
+    cdef long n = keys.shape[0], i
+    out = np.empty(n, np.uint64)
+    cdef uint64_t[::1] o = out
+    with nogil:
+        for i in range(n):
+            o[i] = mix64(<uint64_t>keys[i] + <uint64_t>0x9E3779B97F4A7C15)
+    return out
+
+
+def hash64_bytes(const uint8_t[::1] data, const int[::1] offsets):
+    cdef long n = offsets.shape[0] - 1, i
+    out = np.empty(max(n, 0), np.uint64)
+    cdef uint64_t[::1] o = out
+    cdef uint8_t none = 0
+    cdef const unsigned char *here = &data[0] if data.shape[0] else &none
+    with nogil:
+        for i in range(n):
+            o[i] = hash_bytes(here + offsets[i], offsets[i + 1] - offsets[i])
+    return out
+
+
+def bloom_add(uint8_t[::1] bits, const uint64_t[::1] hashes, int probes):
+    cdef uint64_t size = <uint64_t>bits.shape[0] * 8, h, step
+    cdef long n = hashes.shape[0], i
+    cdef int p
+    with nogil:
+        for i in range(n):
+            h = hashes[i]
+            step = ((h >> 32) | (h << 32)) | 1
+            for p in range(probes):
+                bits[(h % size) >> 3] |= <uint8_t>(1 << ((h % size) & 7))
+                h = h + step
+
+
+def bloom_test(const uint8_t[::1] bits, const uint64_t[::1] hashes, int probes):
+    cdef uint64_t size = <uint64_t>bits.shape[0] * 8, h, step
+    cdef long n = hashes.shape[0], i
+    cdef int p
+    out = np.ones(n, np.uint8)
+    cdef uint8_t[::1] o = out
+    with nogil:
+        for i in range(n):
+            h = hashes[i]
+            step = ((h >> 32) | (h << 32)) | 1
+            for p in range(probes):
+                if not (bits[(h % size) >> 3] >> ((h % size) & 7)) & 1:
+                    o[i] = 0
+                    break
+                h = h + step
+    return out.view(bool)
+
+
+cdef void fill(graph_t *g, const float[:, ::1] points, const float[::1] scale, int metric, const unsigned[:, ::1] links,
+               const unsigned[:, ::1] upper, const int64_t[::1] upper_at) noexcept:
+    g.points, g.scale, g.links = &points[0, 0], &scale[0], <unsigned *>&links[0, 0]
+    g.upper = <unsigned *>&upper[0, 0] if upper.shape[0] else NULL
+    g.upper_at = <const long *>&upper_at[0]
+    g.n, g.d, g.degree, g.m, g.metric = points.shape[0], points.shape[1], links.shape[1], upper.shape[1], metric
+
+
+def graph_insert(const float[:, ::1] points, const float[::1] scale, int metric, unsigned[:, ::1] links,
+                 unsigned[:, ::1] upper, const int64_t[::1] upper_at, const uint8_t[::1] levels, int64_t[::1] state,
+                 long start, long stop, long ef):
+    if stop <= start:
+        return
+    cdef graph_t g
+    fill(&g, points, scale, metric, links, upper, upper_at)
+    cdef long room = ef + links.shape[1] + 2
+    cdef unsigned *seen = <unsigned *>calloc(<size_t>points.shape[0], sizeof(unsigned))
+    cdef entry_t *pool = <entry_t *>malloc(<size_t>(2 * room) * sizeof(entry_t))
+    if seen == NULL or pool == NULL:
+        free(seen)
+        free(pool)
+        raise MemoryError("no memory for the scratch of a graph build")
+    with nogil:
+        chosen.insert(&g, &levels[0], <long *>&state[0], start, stop, ef, seen, pool, pool + room)
+    free(seen)
+    free(pool)
+
+
+def graph_search(const float[:, ::1] queries, const float[:, ::1] points, const float[::1] scale, int metric,
+                 const unsigned[:, ::1] links, const unsigned[:, ::1] upper, const int64_t[::1] upper_at,
+                 const int64_t[::1] state, long k, long ef, const uint8_t[::1] mask, ids, distances):
+    cdef long q = queries.shape[0], i, j, hits
+    cdef int64_t[:, ::1] o = ids
+    cdef float[:, ::1] s = distances
+    if q == 0 or k == 0 or points.shape[0] == 0 or state[0] < 0:
+        return
+    cdef graph_t g
+    fill(&g, points, scale, metric, links, upper, upper_at)
+    cdef const unsigned char *m = &mask[0] if mask is not None else NULL
+    cdef unsigned *seen = <unsigned *>calloc(<size_t>points.shape[0], sizeof(unsigned))
+    cdef entry_t *pool = <entry_t *>malloc(<size_t>(ef + k + 2) * sizeof(entry_t))
+    if seen == NULL or pool == NULL:
+        free(seen)
+        free(pool)
+        raise MemoryError("no memory for the scratch of a graph search")
+    with nogil:
+        for i in range(q):
+            hits = chosen.search(&g, &queries[i, 0], <const long *>&state[0], k, ef, m, seen, <unsigned>(i + 1), pool, pool + ef + 1)
+            for j in range(hits):
+                o[i, j] = pool[ef + 1 + j].node
+                s[i, j] = pool[ef + 1 + j].d
+    free(seen)
+    free(pool)

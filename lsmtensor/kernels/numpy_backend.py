@@ -1,0 +1,29 @@
+"""The numpy backend: the definitions themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .contract import (
+    bloom_add,
+    bloom_test,
+    gathered,
+    graph_insert,
+    graph_search,
+    hash64_bytes,
+    hash64_int64,
+    pairwise,
+    search_bytes,
+    search_int64,
+    topk,
+)
+
+
+def isa() -> str:
+    return f"numpy {np.__version__}"
+
+
+__all__ = [
+    "bloom_add", "bloom_test", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
+    "pairwise", "search_bytes", "search_int64", "topk",
+]  # fmt: skip

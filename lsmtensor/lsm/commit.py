@@ -1,0 +1,92 @@
+"""The payload of a commit in the log: what every table got, as Arrow IPC, or which finished file holds it.
+
+A payload is ``u32 length | JSON header | padding to 64 | parts``. The header lists the parts in
+order: ``{"parts": [{"table": 1, "bytes": 1234}], "runs": [{"table": 1, "run": {...}}]}``. A part is
+an Arrow IPC stream of one physical batch without ``_seq``: all its rows carry the commit's version,
+which the log record states once. A run is a file written, synced and linked before the record
+(design part 4, bulk is written once). See ``docs/format.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import CorruptionError
+
+ALIGN = 64
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one log record says: batches by table id, and references to finished runs."""
+
+    parts: list[tuple[int, pa.RecordBatch]] = field(default_factory=list)
+    runs: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+
+def _stream(batch: pa.RecordBatch) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def encode(commit: Commit) -> list[Any]:
+    """The payload as a list of buffers, not joined. O(bytes): the one copy that frees us of the caller's arrays."""
+    streams = [(table, _stream(batch)) for table, batch in commit.parts]
+    header = json.dumps(
+        {
+            "parts": [{"table": table, "bytes": stream.size} for table, stream in streams],
+            "runs": [{"table": table, "run": run} for table, run in commit.runs],
+        },
+        separators=(",", ":"),
+    ).encode()
+    buffers: list[Any] = [_pad(_LENGTH.pack(len(header)) + header)]
+    for _, stream in streams:
+        buffers.append(stream)
+        buffers.append(bytes(-stream.size % ALIGN))
+    return buffers
+
+
+def _pad(data: bytes) -> bytes:
+    return data + bytes(-len(data) % ALIGN)
+
+
+def decode(payload: memoryview | pa.Buffer, *, path: str, offset: int) -> Commit:
+    """The commit of a payload whose checksum was already right; damage in its structure is CorruptionError."""
+    data = memoryview(payload)
+    try:
+        (length,) = _LENGTH.unpack_from(data, 0)
+        header = json.loads(bytes(data[_LENGTH.size : _LENGTH.size + length]))
+        at = len(_pad(bytes(_LENGTH.size + length)))
+        parts = []
+        for part in header["parts"]:
+            size = int(part["bytes"])
+            if size < 0 or at + size > len(data):
+                raise CorruptionError("a part of a commit reaches past its record", path=path, offset=offset)
+            parts.append((int(part["table"]), read_stream(data[at : at + size])))
+            at += size + -size % ALIGN
+        return Commit(parts, [(int(run["table"]), run["run"]) for run in header["runs"]])
+    except (struct.error, ValueError, KeyError, TypeError, pa.ArrowException) as why:
+        raise CorruptionError(f"a commit record does not parse ({why})", path=path, offset=offset) from why
+
+
+def read_stream(data: memoryview | pa.Buffer) -> pa.RecordBatch:
+    """The one batch of an IPC stream, its buffers inside ``data``."""
+    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+        batch: pa.RecordBatch = reader.read_next_batch()
+    return batch
+
+
+def with_seq(batch: pa.RecordBatch, seq: int) -> pa.RecordBatch:
+    """The batch with its ``_seq`` column, put before ``_op``."""
+    at = batch.schema.get_field_index("_op")
+    column = pa.array(np.full(batch.num_rows, seq, np.uint64))
+    return batch.add_column(at, pa.field("_seq", pa.uint64(), nullable=False), column)

@@ -1,0 +1,281 @@
+"""Which files there are: an immutable value, and the edits that make the next one.
+
+A layout is the set of tables with their sorted runs, the logs not yet retired, tags, and the chained
+root. Nothing here touches a disk; `manifest.py` makes edits durable.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ..errors import CorruptionError
+from ..merkle import leaf_hash, merkle_root
+from ..sstable.meta import TableMeta
+
+Key = int | bytes
+MAX_TIMES = 4096
+
+
+def key_to_json(key: Key) -> Any:
+    return key if isinstance(key, int) else {"b64": base64.b64encode(key).decode()}
+
+
+def key_from_json(value: Any) -> Key:
+    return int(value) if isinstance(value, int) else base64.b64decode(value["b64"])
+
+
+@dataclass(frozen=True)
+class SegmentRef:
+    """An index segment of one table file."""
+
+    index: str
+    column: str
+    spec: str
+    number: int
+    rows: int
+    file: str
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A table file, as the layout knows it: enough to prune by key and version without opening it."""
+
+    number: int
+    size: int
+    rows: int
+    tombstones: int
+    min_key: Key
+    max_key: Key
+    min_seq: int
+    max_seq: int
+    root: str
+    segments: tuple[SegmentRef, ...] = ()
+
+    @classmethod
+    def from_meta(cls, meta: TableMeta) -> FileRef:
+        return cls(
+            meta.number, meta.size, meta.rows, meta.tombstones, meta.min_key, meta.max_key, meta.min_seq, meta.max_seq, meta.root
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "min_key": key_to_json(self.min_key), "max_key": key_to_json(self.max_key)}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> FileRef:
+        segments = tuple(SegmentRef(**s) for s in d["segments"])
+        return cls(**{**d, "segments": segments, "min_key": key_from_json(d["min_key"]), "max_key": key_from_json(d["max_key"])})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sorted run: disjoint files in key order. ``id`` is the number of its first file."""
+
+    id: int
+    level: int
+    files: tuple[FileRef, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(f.rows for f in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(f.size for f in self.files)
+
+    @property
+    def min_seq(self) -> int:
+        return min(f.min_seq for f in self.files)
+
+    @property
+    def max_seq(self) -> int:
+        return max(f.max_seq for f in self.files)
+
+    @property
+    def min_key(self) -> Key:
+        return self.files[0].min_key
+
+    @property
+    def max_key(self) -> Key:
+        return self.files[-1].max_key
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "level": self.level, "files": [f.to_dict() for f in self.files]}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Run:
+        return cls(int(d["id"]), int(d["level"]), tuple(FileRef.from_dict(f) for f in d["files"]))
+
+
+@dataclass(frozen=True)
+class TableState:
+    """One table: its schema and options as JSON values, its runs newest first.
+
+    ``flushed_seq``: every commit of this table up to it is in the runs.
+    """
+
+    id: int
+    name: str
+    schema: dict[str, Any]
+    options: dict[str, Any]
+    indexes: dict[str, Any]
+    runs: tuple[Run, ...]
+    created: int
+    flushed_seq: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**{k: getattr(self, k) for k in self.__dataclass_fields__}, "runs": [r.to_dict() for r in self.runs]}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> TableState:
+        return cls(**{**d, "runs": tuple(Run.from_dict(r) for r in d["runs"])})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a database after ``number`` edits; ``times`` are (version, time_ns) marks for retention."""
+
+    number: int = 0
+    tables: dict[int, TableState] = field(default_factory=dict)
+    next_file: int = 1
+    wals: tuple[int, ...] = ()
+    tags: dict[str, int] = field(default_factory=dict)
+    version: int = 0
+    time_ns: int = 0
+    times: tuple[tuple[int, int], ...] = ()
+    root: str = ""
+
+    def state_root(self) -> bytes:
+        """The hash tree over (table, file, root of the file), sorted."""
+        return merkle_root(self.file_leaves()[1])
+
+    def file_leaves(self) -> tuple[list[tuple[int, int]], list[bytes]]:
+        """([(table, file)], [leaf hash]) in order."""
+        files = sorted((t.id, f.number, f.root) for t in self.tables.values() for r in t.runs for f in r.files)
+        return [(t, n) for t, n, _ in files], [leaf_hash(f"{t}/{n}/{root}".encode()) for t, n, root in files]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**{k: getattr(self, k) for k in self.__dataclass_fields__}, "tables": [t.to_dict() for t in self.tables.values()]}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Layout:
+        tables = {int(t["id"]): TableState.from_dict(t) for t in d["tables"]}
+        return cls(**{**d, "tables": tables, "wals": tuple(d["wals"]), "times": tuple((v, t) for v, t in d["times"])})
+
+
+def apply(layout: Layout, edit: dict[str, Any]) -> Layout:
+    """The layout after an edit. Pure; an edit that does not fit raises `CorruptionError`."""
+    try:
+        for op in edit["ops"]:
+            layout = _OPS[op["op"]](layout, op)
+        version, time_ns = int(edit["version"]), int(edit["time_ns"])
+        times = layout.times if layout.times and layout.times[-1][0] >= version else (*layout.times, (version, time_ns))
+        return replace(
+            layout,
+            number=layout.number + 1,
+            version=max(layout.version, version),
+            time_ns=max(layout.time_ns, time_ns),
+            times=times[-MAX_TIMES:],
+            next_file=max(layout.next_file, int(edit["next_file"])),
+        )
+    except (KeyError, TypeError, ValueError) as why:
+        raise CorruptionError(f"layout edit {layout.number + 1} does not fit the layout before it ({why!r})") from why
+
+
+def _with(layout: Layout, table: TableState) -> Layout:
+    return replace(layout, tables={**layout.tables, table.id: table})
+
+
+def _with_runs(table: TableState, runs: list[Run]) -> TableState:
+    """Runs newest first; intervals of runs that share keys must not overlap."""
+    ordered = sorted(runs, key=lambda r: r.min_seq, reverse=True)
+    for newer, older in zip(ordered, ordered[1:], strict=False):
+        if older.max_seq >= newer.min_seq and older.min_key <= newer.max_key and newer.min_key <= older.max_key:  # type: ignore[operator]
+            raise ValueError(f"runs {newer.id} and {older.id} of table {table.name!r} share keys and versions")
+    return replace(table, runs=tuple(ordered))
+
+
+def _create_table(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = TableState.from_dict(op["table"])
+    if any(t.name == table.name for t in layout.tables.values()):
+        raise ValueError(f"table {table.name!r} is there twice")
+    return _with(layout, table)
+
+
+def _drop_table(layout: Layout, op: dict[str, Any]) -> Layout:
+    rest = dict(layout.tables)
+    del rest[op["table"]]
+    return replace(layout, tables=rest)
+
+
+def _add_run(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = layout.tables[op["table"]]
+    return _with(layout, _with_runs(table, [*table.runs, Run.from_dict(op["run"])]))
+
+
+def _flush(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = layout.tables[op["table"]]
+    if op["run"] is not None:
+        table = _with_runs(table, [*table.runs, Run.from_dict(op["run"])])
+    return _with(layout, replace(table, flushed_seq=max(table.flushed_seq, int(op["flushed_seq"]))))
+
+
+def _replace_runs(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = layout.tables[op["table"]]
+    old = set(op["old"])
+    if not old <= {r.id for r in table.runs}:
+        raise ValueError(f"runs {sorted(old)} are not all in table {table.name!r}")
+    new = [Run.from_dict(r) for r in op["new"]]
+    return _with(layout, _with_runs(table, [r for r in table.runs if r.id not in old] + new))
+
+
+def _set_segments(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = layout.tables[op["table"]]
+    segments = tuple(SegmentRef(**s) for s in op["segments"])
+    runs = [
+        replace(r, files=tuple(replace(f, segments=segments) if f.number == op["file"] else f for f in r.files))
+        for r in table.runs
+    ]
+    return _with(layout, replace(table, runs=tuple(runs)))
+
+
+def _set_index(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = layout.tables[op["table"]]
+    indexes = {k: v for k, v in table.indexes.items() if k != op["name"]}
+    if op["entry"] is not None:
+        indexes[op["name"]] = op["entry"]
+    return _with(layout, replace(table, indexes=indexes))
+
+
+def _add_wal(layout: Layout, op: dict[str, Any]) -> Layout:
+    return replace(layout, wals=(*layout.wals, int(op["number"])))
+
+
+def _drop_wals(layout: Layout, op: dict[str, Any]) -> Layout:
+    gone = set(op["numbers"])
+    if not gone <= set(layout.wals):
+        raise ValueError(f"logs {sorted(gone)} are not all there")
+    return replace(layout, wals=tuple(n for n in layout.wals if n not in gone))
+
+
+def _tag(layout: Layout, op: dict[str, Any]) -> Layout:
+    tags = {k: v for k, v in layout.tags.items() if k != op["name"]}
+    if op["version"] is not None:
+        tags[op["name"]] = int(op["version"])
+    return replace(layout, tags=tags)
+
+
+_OPS: dict[str, Callable[[Layout, dict[str, Any]], Layout]] = {
+    "create_table": _create_table,
+    "drop_table": _drop_table,
+    "add_run": _add_run,
+    "flush": _flush,
+    "replace_runs": _replace_runs,
+    "set_segments": _set_segments,
+    "set_index": _set_index,
+    "add_wal": _add_wal,
+    "drop_wals": _drop_wals,
+    "tag": _tag,
+}

@@ -1,0 +1,254 @@
+"""The sources that a reader merges: a memtable, a sorted run; and the files under a run.
+
+A `TableFile` opens its file on first use and unlinks it when it is obsolete and the last view that
+holds it lets go: readers never see a file vanish, and nobody counts references by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrowtake import take_table as take
+from ..env.base import Env
+from ..errors import StorageError
+from ..memtable.base import Memtable
+from ..sstable.reader import TableReader
+from .keyspace import Key
+from .layout import FileRef, Run
+
+
+class TableFile:
+    """One table file of the layout, opened on first use; thread-safe."""
+
+    def __init__(self, env: Env, path: str, ref: FileRef) -> None:
+        self.env, self.path, self.ref = env, path, ref
+        self.obsolete = False
+        self._lock = threading.Lock()
+        self._reader: TableReader | None = None
+
+    @property
+    def reader(self) -> TableReader:
+        if self._reader is None:
+            with self._lock:
+                if self._reader is None:
+                    self._reader = TableReader(self.env, self.path, self.ref.number)
+        return self._reader
+
+    def __del__(self) -> None:
+        if getattr(self, "obsolete", False):
+            # what stays behind is swept at the next open
+            with contextlib.suppress(StorageError, OSError):
+                self.env.unlink(self.path)
+
+
+class RunSource:
+    """A sorted run as one sequence of batches; files are disjoint and in key order."""
+
+    def __init__(self, run: Run, files: Sequence[TableFile]) -> None:
+        self.run, self.files = run, tuple(files)
+        self.min_seq, self.max_seq = run.min_seq, run.max_seq
+        self.starts = np.cumsum([0] + [f.ref.rows for f in self.files])
+        self._map: list[tuple[TableFile, int]] | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def _batches(self) -> list[tuple[TableFile, int]]:
+        if self._map is None:
+            self._map = [(f, i) for f in self.files for i in range(f.reader.num_batches)]
+        return self._map
+
+    @property
+    def num_batches(self) -> int:
+        return len(self._batches)
+
+    def first_key(self, i: int) -> Key:
+        file, at = self._batches[i]
+        return file.reader.first_key(at)
+
+    def last_key(self, i: int) -> Key:
+        file, at = self._batches[i]
+        return file.reader.last_key(at)
+
+    def keys(self, i: int) -> pa.Array:
+        file, at = self._batches[i]
+        return file.reader.keys(at)
+
+    def seqs(self, i: int) -> np.ndarray:
+        file, at = self._batches[i]
+        return np.asarray(file.reader.column(at, "_seq"))
+
+    def ops(self, i: int) -> np.ndarray:
+        file, at = self._batches[i]
+        return np.asarray(file.reader.column(at, "_op"))
+
+    def columns(self, i: int, names: Sequence[str]) -> pa.Table:
+        file, at = self._batches[i]
+        reader = file.reader
+        schema = pa.schema([reader.schema.field(n) for n in names])
+        return pa.Table.from_arrays([reader.column(at, n) for n in names], schema=schema)
+
+    def may_match(self, i: int, where: Any) -> bool:
+        file, at = self._batches[i]
+        return file.reader.may_match(at, where)
+
+    def find(self, keys: pa.Array, snapshot: int) -> np.ndarray:
+        """Row numbers in the run of the newest version that the snapshot sees, deletes included; -1 where none."""
+        if len(self.files) == 1:
+            return self.files[0].reader.find(keys, snapshot)
+        rows = np.full(len(keys), -1, np.int64)
+        for file, start in zip(self.files, self.starts, strict=False):
+            open_ = np.flatnonzero(rows < 0)
+            if len(open_) == 0:
+                break
+            found = file.reader.find(keys.take(pa.array(open_)), snapshot)
+            rows[open_[found >= 0]] = found[found >= 0] + start
+        return rows
+
+    def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+        """The rows in the order asked."""
+        if len(self.files) == 1:
+            return self.files[0].reader.take(rows, names)
+        owner = np.searchsorted(self.starts, rows, "right") - 1
+        tables, places = [], []
+        for f in np.unique(owner):
+            mine = np.flatnonzero(owner == f)
+            tables.append(self.files[f].reader.take(rows[mine] - self.starts[f], names))
+            places.append(mine)
+        back = np.empty(len(rows), np.int64)
+        back[np.concatenate(places)] = np.arange(len(rows))
+        return take(pa.concat_tables(tables), back)
+
+    def deleted(self, rows: np.ndarray) -> np.ndarray:
+        """bool: the rows are deletes."""
+        return self.take(rows, ["_op"]).column("_op").to_numpy() == 0
+
+
+class MemSource:
+    """A memtable as a source; ``frozen`` ones are sorted once, the active one at each scan that finds it changed."""
+
+    def __init__(self, memtable: Memtable) -> None:
+        self.memtable = memtable
+        self._sorted: tuple[int, pa.Table, pa.Array] | None = None
+
+    @property
+    def min_seq(self) -> int:
+        return self.memtable.min_seq
+
+    @property
+    def max_seq(self) -> int:
+        return self.memtable.max_seq
+
+    @property
+    def rows(self) -> int:
+        return self.memtable.rows
+
+    def sorted(self) -> SortedTable:
+        rows = self.memtable.rows
+        kept = self._sorted
+        if kept is None or kept[0] != rows:
+            table, keys = self.memtable.sorted_run()
+            kept = self._sorted = (rows, table, keys)
+        return SortedTable(kept[1], kept[2])
+
+    def find(self, keys: pa.Array, snapshot: int) -> np.ndarray:
+        return self.memtable.get(keys, snapshot)
+
+    def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+        return self.memtable.take(rows, names)
+
+    def deleted(self, rows: np.ndarray) -> np.ndarray:
+        """bool: the rows are deletes."""
+        return self.memtable.take(rows, ["_op"]).column("_op").to_numpy() == 0
+
+
+class SortedTable:
+    """A table in memory, already in run order, as a source of one batch."""
+
+    def __init__(self, table: pa.Table, keys: pa.Array) -> None:
+        self.table, self._keys = table, keys
+
+    @property
+    def num_batches(self) -> int:
+        return 1 if self.table.num_rows else 0
+
+    def first_key(self, i: int) -> Key:
+        key: Key = self._keys[0].as_py()
+        return key
+
+    def last_key(self, i: int) -> Key:
+        key: Key = self._keys[-1].as_py()
+        return key
+
+    def keys(self, i: int) -> pa.Array:
+        return self._keys
+
+    def seqs(self, i: int) -> np.ndarray:
+        return np.asarray(self.table.column("_seq").to_numpy())
+
+    def ops(self, i: int) -> np.ndarray:
+        return np.asarray(self.table.column("_op").to_numpy())
+
+    def columns(self, i: int, names: Sequence[str]) -> pa.Table:
+        return self.table.select(list(names))
+
+    def may_match(self, i: int, where: Any) -> bool:
+        return True
+
+
+Source = MemSource | RunSource
+
+
+def locate(sources: Sequence[Source], keys: pa.Array, snapshot: int) -> tuple[np.ndarray, np.ndarray]:
+    """(source, row) of the visible version of every key; source -1 where there is none or it is deleted.
+
+    Sources come newest interval first, so the first that knows a key settles it. O(q log n) a source.
+    """
+    owner = np.full(len(keys), -1, np.int64)
+    row = np.full(len(keys), -1, np.int64)
+    todo = np.arange(len(keys))
+    for s, source in enumerate(sources):
+        if len(todo) == 0:
+            break
+        wanted = keys if len(todo) == len(keys) else keys.take(pa.array(todo))
+        found = source.find(wanted, snapshot)
+        hit = found >= 0
+        if hit.any():
+            places = todo[hit]
+            row[places] = found[hit]
+            owner[places] = np.where(source.deleted(found[hit]), -1, s)
+            todo = todo[~hit]
+    row[owner < 0] = -1
+    return owner, row
+
+
+def gather(sources: Sequence[Source], owner: np.ndarray, row: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The columns of ``schema`` for rows that `locate` found, in their order; -1 gives a row of nulls."""
+    names = schema.names
+    tables, places = [], []
+    for s in np.unique(owner):
+        mine = np.flatnonzero(owner == s)
+        if s < 0:
+            tables.append(schema.empty_table() if len(mine) == 0 else _nulls(schema, len(mine)))
+        else:
+            tables.append(sources[s].take(row[mine], names).cast(schema))
+        places.append(mine)
+    if not tables:
+        return schema.empty_table()
+    if len(tables) == 1:
+        return tables[0]
+    back = np.empty(len(owner), np.int64)
+    back[np.concatenate(places)] = np.arange(len(owner))
+    return take(pa.concat_tables(tables), back)
+
+
+def _nulls(schema: pa.Schema, n: int) -> pa.Table:
+    return pa.Table.from_arrays([pa.nulls(n, f.type) for f in schema], schema=schema)

@@ -1,0 +1,85 @@
+"""What a reader sees: one immutable object, and a version number beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from ..keys import KeyCodec, physical_schema
+from ..schema import Schema
+from .keyspace import Key
+from .layout import Layout, TableState
+from .merge import Batches, Window, visible_at, windows
+from .source import MemSource, RunSource, Source, gather, locate
+
+
+@dataclass(frozen=True, eq=False)
+class TableVersion:
+    """One table in one state: its layout entry, memtables and runs, each tuple newest first."""
+
+    state: TableState
+    mems: tuple[MemSource, ...]
+    runs: tuple[RunSource, ...]
+
+    @cached_property
+    def schema(self) -> Schema:
+        return Schema.from_dict(self.state.schema)
+
+    @cached_property
+    def codec(self) -> KeyCodec:
+        return KeyCodec(self.schema)
+
+    @cached_property
+    def physical(self) -> pa.Schema:
+        return physical_schema(self.schema)
+
+    def sources(self) -> list[Source]:
+        """Every source, newest interval of versions first; empty memtables left out."""
+        full: list[Source] = [m for m in self.mems if m.rows]
+        full.extend(self.runs)
+        return sorted(full, key=lambda s: s.min_seq, reverse=True)
+
+    def unflushed(self) -> int | None:
+        """The oldest version that only the log and a memtable hold."""
+        return min((m.min_seq for m in self.mems if m.rows), default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The layout and every table's sources."""
+
+    layout: Layout
+    tables: dict[int, TableVersion]
+
+    def by_name(self, name: str) -> TableVersion | None:
+        return next((t for t in self.tables.values() if t.state.name == name), None)
+
+    def with_table(self, table: TableVersion) -> State:
+        return replace(self, tables={**self.tables, table.state.id: table})
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A table at a version. All reads of the tree go through here; it never changes."""
+
+    table: TableVersion
+    version: int
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        return self.table.sources()
+
+    def locate(self, keys: pa.Array) -> tuple[Any, Any]:
+        """(source, row) per encoded key; -1 where no row is visible."""
+        return locate(self.sources, keys, self.version)
+
+    def rows(self, owner: Any, row: Any, schema: pa.Schema) -> pa.Table:
+        return gather(self.sources, owner, row, schema)
+
+    def windows(self, start: Key | None = None, stop: Key | None = None, reverse: bool = False) -> Iterator[Window]:
+        batches: Sequence[Batches] = [s.sorted() if isinstance(s, MemSource) else s for s in self.sources]
+        return windows(batches, visible_at(self.version), start=start, stop=stop, reverse=reverse)

@@ -1,0 +1,436 @@
+"""The tree: commits in, views out, and the work between them.
+
+Locks, in the order they may be taken: ``_writer`` (one commit at a time, held while a version is
+given, logged and put in the memtable), ``_maintenance`` (one flush or compaction at a time),
+``_manifest_lock`` (one layout edit at a time), ``_publish`` (a moment: swap the state, raise the
+visible version). Readers take only ``_publish``, once, to get (state, version) as a pair.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from .. import memtable as memtables
+from ..config import RunConfig
+from ..env.base import Env
+from ..errors import ClosedError, ReadOnlyError, StorageError, TableNotFoundError
+from ..sstable.writer import write_table
+from ..wal.writer import WalWriter
+from . import commit as commits
+from . import keyspace, ops
+from .layout import FileRef, Run, TableState
+from .manifest import Manifest, file_path
+from .source import MemSource, RunSource, TableFile
+from .state import State, TableVersion, View
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """Rows for one table in one commit: a physical batch without ``_seq``, and its encoded keys."""
+
+    table: int
+    batch: pa.RecordBatch
+    keys: pa.Array
+
+
+Head = Callable[[int], View]
+MAX_SEALED = 4
+
+
+class Tree:
+    """One open database folder, below the public handles."""
+
+    def __init__(self, env: Env, path: str, config: RunConfig, manifest: Manifest, *, read_only: bool) -> None:
+        self.env, self.path, self.config, self.manifest, self.read_only = env, path, config, manifest, read_only
+        self._writer = threading.RLock()
+        self._maintenance = threading.RLock()
+        self._manifest_lock = threading.RLock()
+        self._publish = threading.Condition()
+        self._files: dict[int, TableFile] = {}
+        self._wal: WalWriter | None = None
+        self._wal_last: dict[int, int] = {}
+        self._next_file = manifest.layout.next_file
+        self.logged = self._visible = manifest.layout.version
+        self._closed = False
+        self._time = manifest.layout.time_ns
+        self._failed: BaseException | None = None
+        self.recovered_runs: list[tuple[int, Run]] = []
+        self._snapshots: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self.on_work: Callable[[], None] = self.work
+        layout = manifest.layout
+        self.state = State(layout, {t.id: self._table_version(t) for t in layout.tables.values()})
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def clock_floor(self, time_ns: int) -> None:
+        """Commit times only rise, also across a clock that was set back."""
+        self._time = max(self._time, time_ns)
+
+    def note_log(self, number: int, last_version: int) -> None:
+        self._wal_last[number] = last_version
+
+    def adopt_run(self, table_id: int, run: Run) -> None:
+        """A run that a log record refers to and the layout does not know yet."""
+        with self._publish:
+            table = self.state.tables[table_id]
+            state = replace(table.state, runs=(run, *table.state.runs))
+            self.state = self.state.with_table(self._table_version(state, table.mems, table.runs))
+
+    def begin(self, next_file: int) -> None:
+        """End recovery: enter the recovered runs in the layout and begin a log of our own."""
+        self._next_file = next_file
+        if self.recovered_runs:
+            self.install([ops.add_run(t, run) for t, run in self.recovered_runs])
+        self._new_log()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def head(self) -> tuple[State, int]:
+        """The newest state and the version to read it at, as one consistent pair."""
+        self.check_open()
+        with self._publish:
+            return self.state, self._visible
+
+    def view(self, table_id: int) -> View:
+        state, version = self.head()
+        return View(self._table(state, table_id), version)
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the database {self.path} is closed; open it again with lsmtensor.open({self.path!r})")
+
+    def _table(self, state: State, table_id: int) -> TableVersion:
+        table = state.tables.get(table_id)
+        if table is None:
+            raise TableNotFoundError(f"table number {table_id} was dropped; known: {sorted(t.name for t in state.layout.tables.values())}")
+        return table
+
+    # -- committing ------------------------------------------------------------------------------
+
+    def commit(self, prepare: Callable[[Head], list[Write]]) -> int:
+        """One commit. ``prepare`` runs under the writer lock and sees every commit before this one.
+
+        Returns its version once it is durable as the sync mode says. An exception of ``prepare``
+        leaves everything as it was.
+        """
+        self.check_writable()
+        self._wait_for_room()
+        with self._writer:
+            self.check_open()
+            state = self.state
+            writes = [w for w in prepare(lambda t: View(self._table(self.state, t), self.logged)) if w.batch.num_rows]
+            if not writes:
+                return self.logged
+            version = self.logged + 1
+            now = self._now()
+            if sum(w.batch.nbytes for w in writes) > self.config.direct_commit_bytes:
+                ticket = self._commit_direct(writes, version, now)
+            else:
+                payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in writes]))
+                ticket = self._log(version, now, payload)
+                copies = _adopt(writes, payload)
+                for write, copy in zip(writes, copies, strict=True):
+                    mem = self._table(state, write.table).mems[0].memtable
+                    mem.add(commits.with_seq(copy, version), self._table(state, write.table).codec.encode(copy), version)
+            self.logged = version
+            full = any(t.mems[0].memtable.nbytes > self.config.memtable.limit_bytes for t in self.state.tables.values())
+            if full or self._log_writer.size > self.config.wal.segment_bytes:
+                self._turn_over(full)
+        self._log_writer_of(ticket).wait(ticket[1])
+        self.show(version)
+        return version
+
+    def _commit_direct(self, writes: list[Write], version: int, now: int) -> tuple[WalWriter, Any]:
+        """Bulk is written once: sorted files first, synced, then one log record that refers to them."""
+        runs: list[tuple[int, Run]] = []
+        for write in writes:
+            table = self._table(self.state, write.table)
+            if table.mems[0].rows:
+                self.seal(table)
+            batch, keys = write.batch, write.keys
+            if not keyspace.is_sorted(keys):
+                by_key = pa.array(keyspace.order(keys))
+                batch, keys = batch.take(by_key), keys.take(by_key)
+            runs.append((write.table, self.write_run(table, [(commits.with_seq(batch, version), keys)], "bulk")))
+        refs = [(table_id, run.to_dict()) for table_id, run in runs]
+        ticket = self._log(version, now, commits.encode(commits.Commit(runs=refs)))
+        self._log_writer.wait(ticket[1])
+        self.logged = version
+        self.install([ops.add_run(t, run) for t, run in runs])
+        self.on_work()
+        return ticket
+
+    def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
+        writer = self._log_writer
+        ticket = writer.append(version, now, 1, payload)
+        self._wal_last[writer.number] = version
+        return writer, ticket
+
+    @property
+    def _log_writer(self) -> WalWriter:
+        assert self._wal is not None
+        return self._wal
+
+    @staticmethod
+    def _log_writer_of(ticket: tuple[WalWriter, Any]) -> WalWriter:
+        return ticket[0]
+
+    def show(self, version: int) -> None:
+        with self._publish:
+            self._visible = max(self._visible, version)
+            self._publish.notify_all()
+
+    def _now(self) -> int:
+        self._time = max(self.env.clock.time_ns(), self._time + 1)
+        return self._time
+
+    def check_writable(self) -> None:
+        self.check_open()
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path} is open for reading (mode='r'); open it with mode='a' to write")
+
+    # -- sealing, logs ---------------------------------------------------------------------------
+
+    def _new_mem(self, table: TableState) -> MemSource:
+        version = TableVersion(table, (), ())
+        return MemSource(memtables.create(self.config.memtable.kind, version.codec.kind, version.physical))
+
+    def _table_version(
+        self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()
+    ) -> TableVersion:
+        known = {r.run: r for r in old}
+        runs = (known.get(run) or RunSource(run, [self._file(ref) for ref in run.files]) for run in table.runs)
+        return TableVersion(table, mems or (self._new_mem(table),), tuple(runs))
+
+    def _file(self, ref: FileRef) -> TableFile:
+        file = self._files.get(ref.number)
+        if file is None:
+            file = self._files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref)
+        elif file.ref is not ref:
+            file.ref = ref
+        return file
+
+    def seal(self, table: TableVersion) -> None:
+        """Put an empty memtable before the full one; the caller holds the writer lock."""
+        sealed = replace(table, mems=(self._new_mem(table.state), *table.mems))
+        with self._publish:
+            self.state = self.state.with_table(sealed)
+
+    def _turn_over(self, full: bool) -> None:
+        """Seal what is full, begin a new log, wake the worker."""
+        for table in list(self.state.tables.values()):
+            if table.mems[0].rows and (not full or table.mems[0].memtable.nbytes * 4 > self.config.memtable.limit_bytes):
+                self.seal(table)
+        self._new_log()
+        self.on_work()
+
+    def _new_log(self) -> None:
+        """Close the log and begin another, named in the manifest before its first commit returns."""
+        if self._wal is not None:
+            self._wal.close(seal=True)
+        number = self.next_file()
+        path = file_path(self.path, "wal", number)
+        self._wal = WalWriter(self.env, path, number, sync=self.config.wal.sync)
+        self.env.sync_dir(f"{self.path}/wal")
+        self._wal_last[number] = self.logged
+        self.install([ops.add_wal(number)])
+
+    def next_file(self) -> int:
+        with self._publish:
+            number = self._next_file
+            self._next_file += 1
+            return number
+
+    def _wait_for_room(self) -> None:
+        """Slow writers down to what flushing can take; a failed flush is said here, to the writer."""
+
+        def room() -> bool:
+            waiting = max((len(t.mems) for t in self.state.tables.values()), default=0)
+            return waiting <= MAX_SEALED or self._closed or self._failed is not None
+
+        with self._publish:
+            self._publish.wait_for(room)
+            waiting = max((len(t.mems) for t in self.state.tables.values()), default=0)
+            if self._failed is not None and waiting > MAX_SEALED:
+                raise StorageError(
+                    f"memtables cannot be flushed ({self._failed}); what is committed is safe in the log, "
+                    "free space or mend the disk, then call flush()"
+                ) from self._failed
+
+    # -- the layout ------------------------------------------------------------------------------
+
+    def install(self, edits: list[dict[str, Any]], flushed: MemSource | None = None) -> None:
+        """Append a layout edit, durably, then show readers the state it describes, in that order."""
+        with self._manifest_lock:
+            if self._wal is not None:
+                # a layout must not know of versions that a crash could still take from the log
+                self._wal.sync()
+            layout = self.manifest.append(
+                edits, version=self.logged, time_ns=self.env.clock.time_ns(), next_file=self._next_file
+            )
+            with self._publish:
+                tables = {}
+                for state in layout.tables.values():
+                    current = self.state.tables.get(state.id)
+                    mems = () if current is None else tuple(m for m in current.mems if m is not flushed)
+                    tables[state.id] = self._table_version(state, mems, () if current is None else current.runs)
+                self.state = State(layout, tables)
+                self._publish.notify_all()
+
+    def write_run(self, table: TableVersion, batches: Any, cause: str, level: int = 0) -> Run:
+        """Sorted (batch, keys) pairs to a synced run of one or more files, linked in the folder."""
+        config = self.config.sstable
+        files: list[FileRef] = []
+        for group in _Split(batches, config.file_bytes):
+            number = self.next_file()
+            meta = write_table(
+                self.env, file_path(self.path, "table", number), number, group, schema=table.physical,
+                key_kind=table.codec.kind, config=config, cause=cause, meta={"table": table.state.id, "schema": table.state.schema},
+            )  # fmt: skip
+            files.append(FileRef.from_meta(meta))
+        self.env.sync_dir(f"{self.path}/sst")
+        return Run(files[0].number, level, tuple(files))
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    def create_table(self, name: str, schema: dict[str, Any], indexes: dict[str, Any], options: dict[str, Any]) -> int:
+        """A new table; creating one is a commit of its own. Returns its id."""
+        self.check_writable()
+        with self._writer:
+            version = self.logged + 1
+            table_id = self.next_file()
+            self.logged = version
+            state = TableState(table_id, name, schema, options, indexes, (), version, version)
+            self.install([ops.create_table(state)])
+            self.show(version)
+            return table_id
+
+    def drop_table(self, table_id: int) -> None:
+        self.check_writable()
+        with self._writer, self._maintenance:
+            self.logged += 1
+            gone = self._table(self.state, table_id)
+            self.install([ops.drop_table(table_id)])
+            self.forget([f for run in gone.runs for f in run.files])
+            self.show(self.logged)
+
+    def forget(self, files: list[TableFile]) -> None:
+        for file in files:
+            self._files.pop(file.ref.number, None)
+            file.obsolete = True
+
+    def pin(self, snapshot: Any) -> None:
+        """Keep a snapshot's version alive for as long as the object lives; ``snapshot.version`` names it."""
+        self._snapshots[id(snapshot)] = snapshot
+
+    def pinned(self) -> list[int]:
+        return [s.version for s in list(self._snapshots.values()) if not s.closed]
+
+    # -- maintenance -----------------------------------------------------------------------------
+
+    def failed(self, why: BaseException | None) -> None:
+        """What the last background work ended with; writers wait for room no longer once it failed."""
+        with self._publish:
+            self._failed = why
+            self._publish.notify_all()
+
+    def work(self) -> None:
+        """Flush what is sealed, then compact until the policies ask for nothing; one at a time."""
+        from .maintenance import compact_due, flush_sealed
+        from .segments import index_due
+
+        with self._maintenance:
+            flush_sealed(self)
+            compact_due(self)
+            index_due(self)
+
+    def flush(self) -> None:
+        """Everything committed so far is in table files when this returns."""
+        self.check_writable()
+        with self._writer:
+            for table in list(self.state.tables.values()):
+                if table.mems[0].rows:
+                    self.seal(table)
+        self.work()
+
+    @contextmanager
+    def maintaining(self) -> Iterator[None]:
+        with self._maintenance:
+            yield
+
+    def retire_logs(self) -> None:
+        """Drop the logs whose every commit is in table files; the active one stays."""
+        with self._manifest_lock:
+            oldest = min((u for t in self.state.tables.values() if (u := t.unflushed()) is not None), default=self.logged + 1)
+            active = self._log_writer.number
+            done = [n for n in self.state.layout.wals if n != active and self._wal_last.get(n, oldest) < oldest]
+            if not done:
+                return
+            self.install([ops.drop_wals(done)])
+            for number in done:
+                try:
+                    self.env.unlink(file_path(self.path, "wal", number))
+                except StorageError as why:
+                    warnings.warn(f"log {number} is done with but stays on disk: {why}", stacklevel=2)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def tag(self, name: str) -> int:
+        self.check_writable()
+        with self._writer:
+            self.install([ops.tag(name, self.logged)])
+            return self.logged
+
+    def become(self, fresh: Tree) -> None:
+        """A reader's step to what another process wrote since."""
+        with self._publish:
+            self.state, self._visible, self.logged = fresh.state, fresh._visible, fresh.logged
+            self.manifest, self._files = fresh.manifest, fresh._files
+
+    def close(self) -> None:
+        """Seal the log with a synced end record. What is in memtables is in the log: nothing is flushed."""
+        if self._closed:
+            return
+        with self._writer, self._maintenance:
+            if self._wal is not None:
+                self._wal.close(seal=True)
+            self._closed = True
+            with self._publish:
+                self._publish.notify_all()
+
+
+def _adopt(writes: list[Write], payload: list[Any]) -> list[pa.RecordBatch]:
+    """The batches again, now over the log record's bytes: the memtable never aliases the caller's arrays."""
+    return [commits.read_stream(stream) for stream in payload[1::2]]
+
+
+class _Split:
+    """A stream of (batch, keys) cut into groups of about ``limit`` bytes; the rows of one key stay together."""
+
+    def __init__(self, batches: Iterable[tuple[pa.RecordBatch, pa.Array]], limit: int) -> None:
+        self._rest, self._limit = iter(batches), limit
+        self._next = next(self._rest, None)
+
+    def __iter__(self) -> Iterator[Iterator[tuple[pa.RecordBatch, pa.Array]]]:
+        while self._next is not None:
+            yield self._group()
+
+    def _group(self) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+        size = 0
+        while self._next is not None:
+            batch, keys = self._next
+            yield batch, keys
+            size += batch.nbytes
+            self._next = next(self._rest, None)
+            if self._next is not None and size > self._limit and self._next[1][0].as_py() != keys[-1].as_py():
+                return

@@ -1,0 +1,250 @@
+"""What a memtable is to the tree, and the part that every kind shares: where the rows are.
+
+A kind of memtable is an index over row numbers; the rows themselves lie in record batches here.
+
+- One thread adds at a time (the tree's writer lock); any number read meanwhile, without locks.
+- Rows are numbered from 0 in the order added, and a number never changes.
+- Versions never fall, so the rows that a snapshot sees are always a prefix, and of one key's rows in
+  that prefix the last is the newest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrowtake import take_array, take_table
+from ..errors import InvalidArgumentError
+
+KEY_TYPES = {"int64": pa.int64(), "bytes": pa.binary()}
+
+# batches below both limits are joined, FAN_IN of about a size at a time, so that many small commits leave few batches
+FAN_IN = 16
+SMALL_ROWS = 4096
+SMALL_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class View:
+    """The rows of a memtable at one moment; a later `Memtable.add` does not change it."""
+
+    schema: pa.Schema
+    key_type: pa.DataType
+    batches: tuple[pa.RecordBatch, ...] = ()
+    key_parts: tuple[pa.Array, ...] = ()
+    rows: int = 0
+    min_seq: int = 0
+    max_seq: int = 0
+    nbytes: int = 0
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64 (batches + 1): the first row number of each batch, and of the next to come."""
+        return np.cumsum([0, *map(len, self.key_parts)], dtype=np.int64)
+
+    def table(self) -> pa.Table:
+        """All rows by row number; no copy."""
+        return pa.Table.from_batches(self.batches, self.schema)
+
+    @cached_property
+    def _keys(self) -> pa.Array:
+        parts = self.key_parts
+        return parts[0] if len(parts) == 1 else pa.concat_arrays([*parts, pa.array([], self.key_type)])
+
+    def keys(self) -> pa.Array:
+        """int64 or binary (rows): the encoded keys by row number."""
+        return self._keys
+
+    def keys_between(self, start: int, stop: int) -> list[pa.Array]:
+        """The keys of rows [start, stop), in pieces; no copy."""
+        first = int(np.searchsorted(self.starts, start, "right")) - 1
+        pieces = []
+        for part, at in zip(self.key_parts[first:], self.starts[first:-1].tolist(), strict=True):
+            if at >= stop:
+                break
+            low = max(start - at, 0)
+            pieces.append(part.slice(low, stop - at - low))
+        return pieces
+
+    def take(self, rows: np.ndarray, names: Sequence[str] | None = None) -> pa.Table:
+        """The rows of these numbers in the order given, all columns or the named ones. O(rows), copies them."""
+        names = self.schema.names if names is None else names
+        schema = pa.schema([self.schema.field(n) for n in names], self.schema.metadata)
+        rows = np.asarray(rows, np.int64)
+        if len(rows) == 0:
+            return schema.empty_table()
+        owner = np.searchsorted(self.starts, rows, "right") - 1
+        if (owner == owner[0]).all():
+            return self._take(int(owner[0]), rows, schema)
+        grouped = np.argsort(owner, kind="stable")
+        used, firsts = np.unique(owner[grouped], return_index=True)
+        groups = np.split(rows[grouped], firsts[1:])
+        parts = [self._take(int(b), group, schema) for b, group in zip(used, groups, strict=True)]
+        back = np.empty(len(rows), np.int64)
+        back[grouped] = np.arange(len(rows))
+        return take_table(pa.concat_tables(parts), back)
+
+    def _take(self, batch: int, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+        local = rows - self.starts[batch]
+        columns = [take_array(self.batches[batch].column(name), local) for name in schema.names]
+        return pa.Table.from_arrays(columns, schema=schema)
+
+
+class Memtable(ABC):
+    """Committed rows in memory. Subclasses say how keys are found: `_index`, `_find`, `_order`."""
+
+    def __init__(self, key_kind: str, physical: pa.Schema) -> None:
+        if key_kind not in KEY_TYPES:
+            raise InvalidArgumentError(f"key kind {key_kind!r}; wanted one of {', '.join(KEY_TYPES)}")
+        self.key_kind, self.physical = key_kind, physical
+        self._view = View(physical, KEY_TYPES[key_kind])
+        # the commits and the row counts after each; appended to only, `_ends` first, so that a reader finds its pair
+        self._versions: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, batch: pa.RecordBatch, keys: pa.Array, version: int) -> None:
+        """Rows of one commit, visible to snapshots at or above ``version``. O(rows · log rows) over many small adds.
+
+        ``batch`` has the physical schema and ``_seq`` equal to ``version`` in every row; ``keys`` (rows) are
+        encoded. Of equal keys in one commit the last row counts. Versions must not fall. The buffers are
+        kept, not copied: they must not change.
+        """
+        view, count = self._view, batch.num_rows
+        if not batch.schema.equals(self.physical) or keys.type != view.key_type or len(keys) != count:
+            raise InvalidArgumentError(
+                f"a memtable of {view.key_type} keys got {count} rows of {batch.schema} and {len(keys)} keys of "
+                f"{keys.type}; wanted as many keys as rows, and the schema {self.physical}"
+            )
+        if version < view.max_seq:
+            raise InvalidArgumentError(f"version {version} after {view.max_seq}; commits are added in their order")
+        if count == 0:
+            return
+        self._index(keys, view.rows)
+        batches, parts = _joined([*view.batches, batch], [*view.key_parts, keys])
+        self._view = View(
+            view.schema,
+            view.key_type,
+            batches,
+            parts,
+            view.rows + count,
+            view.min_seq if view.rows else version,
+            version,
+            view.nbytes + batch.nbytes + keys.nbytes,
+        )
+        self._ends.append((self._ends[-1] if self._ends else 0) + count)
+        self._versions.append(version)
+
+    def view(self) -> View:
+        """The rows as they are now: one consistent state for a reader that asks more than one question."""
+        return self._view
+
+    @property
+    def rows(self) -> int:
+        """Rows added, superseded ones and deletes included."""
+        return self._view.rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows and keys; the index over them is not counted."""
+        return self._view.nbytes
+
+    @property
+    def min_seq(self) -> int:
+        """The oldest version; 0 while empty."""
+        return self._view.min_seq
+
+    @property
+    def max_seq(self) -> int:
+        """The newest version; 0 while empty."""
+        return self._view.max_seq
+
+    def table(self) -> pa.Table:
+        return self._view.table()
+
+    def keys(self) -> pa.Array:
+        return self._view.keys()
+
+    def take(self, rows: np.ndarray, names: Sequence[str] | None = None) -> pa.Table:
+        return self._view.take(rows, names)
+
+    def get(self, keys: pa.Array, snapshot: int) -> np.ndarray:
+        """int64 (q): the row of the newest version of each key that the snapshot sees, deletes included; else -1."""
+        view = self._view
+        limit = self._limit(view, snapshot)
+        if limit == 0 or len(keys) == 0:
+            return np.full(len(keys), -1, np.int64)
+        return self._find(keys, limit, view)
+
+    def sorted_run(self, snapshot: int | None = None) -> tuple[pa.Table, pa.Array]:
+        """(table, keys) in run order: by key ascending, then version descending, each (key, version) once.
+
+        With ``snapshot`` only the versions that it sees. O(n log n), copies the rows.
+        """
+        view = self._view
+        limit = view.rows if snapshot is None else self._limit(view, snapshot)
+        if limit == 0:
+            return view.schema.empty_table(), pa.array([], view.key_type)
+        order = self._order(limit, view)
+        table, keys = view.take(order), view.keys().take(pa.array(order))
+        if limit > 1:
+            again = _repeats(keys, table.column("_seq").to_numpy())
+            if again.any():
+                keep = pa.array(~again)
+                table, keys = table.filter(keep), keys.filter(keep)
+        return table, keys
+
+    def _limit(self, view: View, snapshot: int) -> int:
+        """How many rows a snapshot sees: a prefix, because versions never fall."""
+        if snapshot >= view.max_seq:
+            return view.rows
+        at = bisect_right(self._versions, snapshot)
+        return min(self._ends[at - 1], view.rows) if at else 0
+
+    @abstractmethod
+    def _index(self, keys: pa.Array, first_row: int) -> None:
+        """New rows come, numbered from ``first_row``; readers do not see them yet."""
+
+    @abstractmethod
+    def _find(self, keys: pa.Array, limit: int, view: View) -> np.ndarray:
+        """int64 (q): the last row below ``limit`` of each key, -1 where none."""
+
+    @abstractmethod
+    def _order(self, limit: int, view: View) -> np.ndarray:
+        """int64 (limit): the rows below ``limit`` by key ascending, then row number descending."""
+
+
+def _repeats(keys: pa.Array, seqs: np.ndarray) -> np.ndarray:
+    """bool (n): the key and version of the row before, in run order."""
+    again = np.zeros(len(keys), bool)
+    same = np.flatnonzero(seqs[1:] == seqs[:-1])
+    if len(same):
+        import pyarrow.compute as pc
+
+        equal = pc.equal(keys.take(pa.array(same)), keys.take(pa.array(same + 1)))
+        again[same[equal.to_numpy(zero_copy_only=False)] + 1] = True
+    return again
+
+
+def _joined(
+    batches: list[pa.RecordBatch], parts: list[pa.Array]
+) -> tuple[tuple[pa.RecordBatch, ...], tuple[pa.Array, ...]]:
+    """The same rows in fewer batches: FAN_IN neighbours at the end, of about a size, become one.
+
+    Every row is copied once a size class, O(log n) times in all; rows keep their numbers.
+    """
+    while len(batches) >= FAN_IN:
+        tail = batches[-FAN_IN:]
+        # the cheap questions first: `nbytes` walks every buffer
+        if tail[0].num_rows > FAN_IN // 2 * tail[-1].num_rows or max(b.num_rows for b in tail) >= SMALL_ROWS:
+            break
+        if max(b.nbytes for b in tail) >= SMALL_BYTES:
+            break
+        batches[-FAN_IN:] = [pa.concat_batches(tail)]
+        parts[-FAN_IN:] = [pa.concat_arrays(parts[-FAN_IN:])]
+    return tuple(batches), tuple(parts)

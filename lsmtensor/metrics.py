@@ -1,0 +1,23 @@
+"""Counters: cheap to add to from any thread, read as one dict."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+
+class Metrics:
+    """Named sums. ``io.write.wal.commit`` counts bytes written to logs on behalf of commits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: defaultdict[str, int] = defaultdict(int)
+
+    def add(self, name: str, amount: int = 1) -> None:
+        with self._lock:
+            self._sums[name] += amount
+
+    def snapshot(self) -> dict[str, int]:
+        """All counters by name, as they are now."""
+        with self._lock:
+            return dict(sorted(self._sums.items()))

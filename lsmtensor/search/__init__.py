@@ -1,0 +1,1 @@
+"""Search over a view: plan per source, exact distances, one merged answer."""

@@ -1,0 +1,20 @@
+"""What the tree keeps of a table file beside its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TableMeta:
+    """Keys are int or bytes; ``root`` is the hex root of the file's hash tree, empty without one."""
+
+    number: int
+    size: int
+    rows: int
+    tombstones: int
+    min_key: int | bytes
+    max_key: int | bytes
+    min_seq: int
+    max_seq: int
+    root: str

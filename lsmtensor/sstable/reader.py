@@ -1,0 +1,381 @@
+"""Reading a table file over its map. Nothing in it is trusted: a chunk is checked when first touched."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .. import kernels
+from ..arrowbytes import binary_parts
+from ..env.base import Env
+from ..env.checksum import crc32c
+from ..errors import CorruptionError, FormatVersionError
+from ..merkle import HASHES, inclusion_path, leaf_hash, merkle_root
+from . import filters
+from .format import FORMAT, MAGIC, TRAILER, key_value, place
+from .zones import Pruner
+
+MAX_BATCHES = 1 << 20
+
+
+class TableReader:
+    """An open table file: immutable, shared between threads."""
+
+    def __init__(self, env: Env, path: str, number: int) -> None:
+        self.path, self.number = path, number
+        self._file = env.open(path, kind="table")
+        self._map = self._file.map()
+        self._base = np.frombuffer(self._map, np.uint8).ctypes.data if len(self._map) else 0
+        self._sections()
+        self._batches: list[pa.RecordBatch | None] = [None] * len(self._blocks)
+        self._pruner: Pruner | None = None
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def _bad(self, what: str, offset: int = 0) -> CorruptionError:
+        return CorruptionError(f"{what}; `lsmtensor repair` salvages what verifies", self.path, offset)
+
+    def _sections(self) -> None:
+        data, size = self._map, len(self._map)
+        if size < TRAILER.size + 10 or bytes(data[size - 6 :]) != b"ARROW1":
+            raise self._bad("the file does not end as a table file", max(0, size - 6))
+        footer_length = int.from_bytes(data[size - 10 : size - 6], "little")
+        at = size - 10 - footer_length - TRAILER.size
+        if at < 0:
+            raise self._bad("the footer is longer than the file", size - 10)
+        trailer = bytes(data[at : at + TRAILER.size])
+        if int.from_bytes(trailer[-8:-4], "little") != crc32c(trailer[:-8]) or any(trailer[-4:]):
+            raise self._bad("the trailer is damaged", at)
+        magic, form, length, offset, crc, footer_size, footer_crc, self._chunks_end, number, _ = TRAILER.unpack(trailer)
+        if magic != MAGIC:
+            raise self._bad("this is no table file of ours", at)
+        if form > FORMAT:
+            raise FormatVersionError(f"{self.path} has table format {form}; this lsmtensor reads up to {FORMAT}: upgrade it")
+        if number != self.number:
+            raise self._bad(f"this is file {number}, not {self.number}", at)
+        footer = data[at + TRAILER.size : at + TRAILER.size + footer_length]
+        if footer_size != footer_length or crc32c(footer) != footer_crc:
+            raise self._bad("Arrow's footer is damaged", at + TRAILER.size)
+        if offset + length > at or any(data[offset + length : at]):
+            raise self._bad("the directory of sections is damaged", offset)
+        self._directory = data[offset : offset + length]
+        if crc32c(self._directory) != crc:
+            raise self._bad("the directory of sections is damaged", offset)
+        try:
+            self._read_sections(json.loads(bytes(self._directory)), offset)
+        except (ValueError, KeyError, TypeError, IndexError) as why:
+            raise self._bad(f"a section does not parse ({why!r})", offset) from why
+        try:
+            self.schema: pa.Schema = pa.ipc.open_stream(pa.py_buffer(self._checked(0, self._first_offset())[8:])).schema
+        except pa.ArrowException as why:
+            raise self._bad(f"the schema does not parse ({why})") from why
+
+    def _first_offset(self) -> int:
+        return self._blocks[0]["offset"] if self._blocks else self._chunks_end
+
+    def _read_sections(self, directory: list[dict[str, Any]], end: int) -> None:
+        found: dict[str, memoryview] = {}
+        parameters: dict[str, Any] = {}
+        at = self._chunks_end
+        for entry in directory:
+            start, size = int(entry["offset"]), int(entry["size"])
+            if start < at or size < 0 or start + size > end or any(self._map[at:start]):
+                raise self._bad(f"section {entry['name']!r} lies outside the file", start)
+            view = self._map[start : start + size]
+            if crc32c(view, crc32c(place(self.number, start))) != entry["crc"]:
+                raise self._bad(f"section {entry['name']!r} is damaged", start)
+            if entry["must"] and entry["name"] not in ("meta", "blocks", "crcs", "leaves"):
+                raise FormatVersionError(f"{self.path} has a section {entry['name']!r} that this lsmtensor must understand: upgrade it")
+            found[entry["name"]] = view
+            parameters = entry.get("parameters", parameters)
+            at = start + size
+        if at != end:
+            raise self._bad("bytes between the sections and their directory", at)
+        self.meta: dict[str, Any] = json.loads(bytes(found["meta"]))
+        self._blocks: list[dict[str, Any]] = json.loads(bytes(found["blocks"]))
+        self._chunk = int(self.meta["chunk_bytes"])
+        self._kind = str(self.meta["hash"])
+        if self._chunk < 4096 or self._kind not in HASHES or len(self._blocks) > MAX_BATCHES:
+            raise self._bad("the file's settings make no sense", end)
+        self._crcs = np.frombuffer(found["crcs"], "<u4")
+        chunks = -(-self._chunks_end // self._chunk)
+        if len(self._crcs) != chunks or len(found["leaves"]) != (0 if self._kind == "none" else 32 * chunks):
+            raise self._bad("as many checksums as chunks are wanted", end)
+        self._leaves = found["leaves"]
+        self._good = np.zeros(chunks, bool)
+        self._filter = (parameters, np.frombuffer(found["filter"], np.uint8)) if "filter" in found else None
+        self._first = [key_value(b["first"]) for b in self._blocks]
+        self._last = [key_value(b["last"]) for b in self._blocks]
+        self.batch_starts = np.cumsum([0] + [int(b["rows"]) for b in self._blocks])
+        self.rows = int(self.batch_starts[-1])
+        for b in self._blocks:
+            if not 0 <= b["offset"] <= b["offset"] + b["metadata"] + b["body"] <= self._chunks_end or b["rows"] < 1:
+                raise self._bad("a block lies outside the file", b["offset"])
+
+    # -- chunks ----------------------------------------------------------------------------------
+
+    def _check(self, start: int, end: int) -> None:
+        """Compare the chunks under [start, end) with their checksums, once in this process."""
+        if end <= start:
+            return
+        first, last = start // self._chunk, -(-end // self._chunk)
+        good = self._good[first:last]
+        if good.all():
+            return
+        for chunk in (np.flatnonzero(~good) + first).tolist():
+            at = chunk * self._chunk
+            data = self._map[at : min(at + self._chunk, self._chunks_end)]
+            if crc32c(data, crc32c(place(self.number, at))) != self._crcs[chunk]:
+                raise self._bad(f"chunk {chunk} ({len(data)} bytes) is damaged", at)
+            self._good[chunk] = True
+
+    def _checked(self, start: int, end: int) -> memoryview:
+        self._check(start, end)
+        return self._map[start:end]
+
+    def _check_array(self, array: pa.Array) -> None:
+        for buffer in array.buffers():
+            if buffer is not None and buffer.size:
+                at = buffer.address - self._base
+                self._check(at, at + buffer.size)
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    @property
+    def num_batches(self) -> int:
+        return len(self._blocks)
+
+    def first_key(self, i: int) -> int | bytes:
+        return self._first[i]
+
+    def last_key(self, i: int) -> int | bytes:
+        return self._last[i]
+
+    def _batch(self, i: int) -> pa.RecordBatch:
+        """The batch over the map, its columns not yet checked."""
+        batch = self._batches[i]
+        if batch is None:
+            b = self._blocks[i]
+            body = b["offset"] + b["metadata"]
+            self._check(b["offset"], body)
+            message = pa.py_buffer(self._map[b["offset"] : body + b["body"]])
+            try:
+                batch = pa.ipc.read_record_batch(pa.ipc.read_message(message), self.schema)
+            except (pa.ArrowException, OSError) as why:
+                raise self._bad(f"batch {i} does not parse ({why})", b["offset"]) from why
+            if batch.num_rows != b["rows"]:
+                raise self._bad(f"batch {i} has {batch.num_rows} rows, its block says {b['rows']}", b["offset"])
+            self._batches[i] = batch
+        return batch
+
+    def column(self, i: int, name: str) -> pa.Array:
+        """One column of one batch, every chunk of it checked; a view of the map."""
+        array = self._batch(i).column(name)
+        self._check_array(array)
+        return array
+
+    def keys(self, i: int) -> pa.Array:
+        """The encoded keys of a batch."""
+        return self._key_of(lambda name: self.column(i, name))
+
+    def _key_of(self, column: Callable[[str], pa.Array]) -> pa.Array:
+        if "_key" in self.schema.names:
+            return column("_key")
+        from ..keys import KeyCodec
+        from ..schema import Schema
+
+        if not hasattr(self, "_codec"):
+            self._codec = KeyCodec(Schema.from_dict(self.meta["schema"]))
+        name = self._codec.names[0]
+        array = column(name)
+        return self._codec.encode(pa.RecordBatch.from_arrays([array], schema=pa.schema([self.schema.field(name)])))
+
+    def may_match(self, i: int, where: Any) -> bool:
+        """Whether a filter can hold for some row of a batch, by its zone map."""
+        if where is None:
+            return True
+        if self._pruner is None:
+            self._pruner = Pruner(self.schema, [b["zones"] for b in self._blocks])
+        return i in self._pruner.survivors(where)
+
+    # -- by key ----------------------------------------------------------------------------------
+
+    def find(self, keys: pa.Array, snapshot: int) -> np.ndarray:
+        """Rows, int64 (q,), of the newest version of each key with ``_seq <= snapshot``, deletes included; -1 where none."""
+        rows = np.full(len(keys), -1, np.int64)
+        wanted = np.arange(len(keys))
+        if self._filter is not None:
+            wanted = np.flatnonzero(filters.test(self._filter[0], self._filter[1], filters.hashes(keys)))
+        if len(wanted) == 0:
+            return rows
+        plain = (keys if len(wanted) == len(keys) else keys.take(pa.array(wanted))).to_pylist()
+        starts = np.fromiter((bisect.bisect_left(self._last, key) for key in plain), np.int64, len(plain))
+        for i in np.unique(starts).tolist():
+            if i < self.num_batches:
+                mine = wanted[starts == i]
+                self._find_in(i, keys, mine, snapshot, rows)
+        return rows
+
+    def _find_in(self, i: int, keys: pa.Array, mine: np.ndarray, snapshot: int, rows: np.ndarray) -> None:
+        while len(mine) and i < self.num_batches:
+            here = self.keys(i)
+            seqs = self.column(i, "_seq").to_numpy()
+            sought = keys.take(pa.array(mine))
+            position, equal = _lower(here, sought)
+            while True:
+                # step over versions that the snapshot does not see yet; they are few
+                later = equal & (seqs[np.minimum(position, len(seqs) - 1)] > snapshot)
+                if not later.any():
+                    break
+                position = position + later
+                equal &= ~later | _equal(here, position, sought)
+            rows[mine[equal]] = self.batch_starts[i] + position[equal]
+            i += 1
+            if i >= self.num_batches:
+                return
+            # versions of one key may go on in the next batch
+            first = self._first[i]
+            mine = mine[~equal]
+            mine = mine[[key == first for key in keys.take(pa.array(mine)).to_pylist()]] if len(mine) else mine
+
+    def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+        """Rows by number, in the order asked; only the chunks that they touch are checked."""
+        from ..arrowtake import take_array
+
+        schema = pa.schema([self.schema.field(n) for n in names])
+        owner = np.searchsorted(self.batch_starts, rows, "right") - 1
+        parts, places = [], []
+        for i in np.unique(owner).tolist():
+            place_ = np.flatnonzero(owner == i)
+            local = rows[place_] - self.batch_starts[i]
+            batch = self._batch(i)
+            columns = []
+            for name in names:
+                array = batch.column(name)
+                self._check_rows(array, local)
+                columns.append(take_array(array, local))
+            parts.append(pa.Table.from_arrays(columns, schema=schema))
+            places.append(place_)
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return schema.empty_table()
+        back = np.empty(len(rows), np.int64)
+        back[np.concatenate(places)] = np.arange(len(rows))
+        joined = pa.concat_tables(parts).combine_chunks()
+        return pa.Table.from_arrays([take_array(c.chunk(0), back) for c in joined.columns], schema=schema)
+
+    def _check_rows(self, array: pa.Array, rows: np.ndarray) -> None:
+        storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+        if len(rows) < 64 and pa.types.is_fixed_size_list(storage.type) and pa.types.is_primitive(storage.type.value_type):
+            validity, *_, values = storage.buffers()
+            if validity is not None:
+                self._check(validity.address - self._base, validity.address - self._base + validity.size)
+            width = storage.type.list_size * storage.type.value_type.bit_width // 8
+            at = values.address - self._base
+            for row in rows.tolist():
+                self._check(at + row * width, at + (row + 1) * width)
+        else:
+            self._check_array(array)
+
+    # -- whole -----------------------------------------------------------------------------------
+
+    def leaves(self) -> list[bytes]:
+        """The stored leaf hashes, and the one of the directory last."""
+        return [bytes(self._leaves[i : i + 32]) for i in range(0, len(self._leaves), 32)] + [leaf_hash(self._directory, self._kind)]
+
+    def verify(self, root: str) -> int:
+        """Check every byte against the checksums and the hash tree; returns how many. O(bytes)."""
+        size = len(self._map)
+        self._good[:] = False
+        self._check(0, self._chunks_end)
+        if self._kind != "none":
+            leaves = []
+            for at in range(0, self._chunks_end, self._chunk):
+                data = self._map[at : min(at + self._chunk, self._chunks_end)]
+                leaves.append(self._leaf(at, data))
+                if leaves[-1] != bytes(self._leaves[len(leaves) * 32 - 32 : len(leaves) * 32]):
+                    raise self._bad(f"chunk {len(leaves) - 1} differs from its leaf in the hash tree", at)
+            leaves.append(leaf_hash(self._directory, self._kind))
+            if merkle_root(leaves, self._kind).hex() != root:
+                raise self._bad("the root of the hash tree is not the one in the layout")
+        for i in range(self.num_batches):
+            try:
+                self._batch(i).validate(full=True)
+            except pa.ArrowException as why:
+                raise self._bad(f"batch {i} is not valid ({why})", self._blocks[i]["offset"]) from why
+        return size
+
+    def _leaf(self, at: int, data: memoryview) -> bytes:
+        return leaf_hash(place(self.number, at) + bytes(data), self._kind)
+
+    def chunks_of(self, row: int) -> dict[str, Any]:
+        """What proves a row: the batch's framed message with the chunks it lies in, and their paths to the root."""
+        i = int(np.searchsorted(self.batch_starts, row, "right")) - 1
+        b = self._blocks[i]
+        ranges = {*range(0, -(-self._first_offset() // self._chunk))}
+        ranges |= {*range(b["offset"] // self._chunk, -(-(b["offset"] + b["metadata"]) // self._chunk))}
+        batch = self._batch(i)
+        local = row - int(self.batch_starts[i])
+        for column in batch.columns:
+            for start, end in row_ranges(column, local, self._base):
+                ranges |= {*range(start // self._chunk, -(-end // self._chunk))}
+        leaves = self.leaves()
+        chunks = []
+        for c in sorted(ranges):
+            at = c * self._chunk
+            self._check(at, min(at + self._chunk, self._chunks_end))
+            data = bytes(self._map[at : min(at + self._chunk, self._chunks_end)])
+            chunks.append({"index": c, "data": data, "path": inclusion_path(leaves, c, self._kind)})
+        return {
+            "file": self.number, "count": len(leaves), "chunk_bytes": self._chunk, "hash": self._kind, "row": local,
+            "offset": b["offset"], "metadata": b["metadata"], "body": b["body"], "schema_end": self._first_offset(), "chunks": chunks,
+        }  # fmt: skip
+
+
+def row_ranges(array: pa.Array, row: int, base: int) -> list[tuple[int, int]]:
+    """Byte ranges of the file that hold one row of a column."""
+    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+    ranges = []
+    t, kind = pa.types, storage.type
+    buffers = [b for b in storage.buffers()]
+    if t.is_fixed_size_list(kind) and t.is_primitive(kind.value_type):
+        width = kind.list_size * kind.value_type.bit_width // 8
+        start = buffers[-1].address - base + row * width
+        ranges.append((start, start + width))
+        buffers = buffers[:1]
+    elif t.is_primitive(kind) and not t.is_boolean(kind):
+        width = kind.bit_width // 8
+        start = buffers[1].address - base + row * width
+        ranges.append((start, start + width))
+        buffers = buffers[:1]
+    for buffer in buffers:
+        if buffer is not None and buffer.size:
+            ranges.append((buffer.address - base, buffer.address - base + buffer.size))
+    return ranges
+
+
+def _lower(here: pa.Array, sought: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    k: Any = kernels.choose(None)
+    if pa.types.is_int64(here.type):
+        values, wanted = np.asarray(here), np.asarray(sought)
+        position = k.search_int64(values, wanted)
+    else:
+        position = k.search_bytes(*binary_parts(here), *binary_parts(sought))
+    return position, _equal(here, position, sought)
+
+
+def _equal(here: pa.Array, position: np.ndarray, sought: pa.Array) -> np.ndarray:
+    inside = position < len(here)
+    found = np.zeros(len(sought), bool)
+    if inside.any():
+        import pyarrow.compute as pc
+
+        pairs = pc.equal(here.take(pa.array(position[inside])), sought.filter(pa.array(inside)))
+        found[inside] = pairs.to_numpy(zero_copy_only=False)
+    return found

@@ -1,0 +1,356 @@
+"""Tables: `TableView` reads one version, `Table` reads the newest and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .arrowtake import one_chunk
+from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError
+from .lsm import keyspace
+from .lsm.merge import Window, rebatch
+from .lsm.state import View
+from .lsm.tree import Tree, Write
+from .schema import Schema
+from .search.dense import search_view
+
+BATCH_ROWS = 65536
+
+
+class TableView:
+    """A table at one version: all that reads."""
+
+    def __init__(self, view: View, tree: Tree) -> None:
+        self._fixed, self._tree = view, tree
+
+    def _view(self) -> View:
+        self._tree.check_open()
+        return self._fixed
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._view().table.state.name
+
+    @property
+    def schema(self) -> Schema:
+        return self._view().table.schema
+
+    @property
+    def indexes(self) -> dict[str, str]:
+        """Index name to ``column: spec``."""
+        return {n: f"{e['column']}: {e['spec']}" for n, e in self._view().table.state.indexes.items()}
+
+    def __len__(self) -> int:
+        """Rows visible; a merge over the keys, O(rows)."""
+        return self.count()
+
+    def __repr__(self) -> str:
+        columns = ", ".join(c.name for c in self.schema.columns)
+        return f"<lsmtensor.{type(self).__name__} {self.name!r} {len(self):,} rows; {columns}; key {self.schema.primary_key}>"
+
+    # -- by key ----------------------------------------------------------------------------------
+
+    def get(self, key: Any) -> dict[str, Any] | None:
+        """The row as a dict, tensor columns as numpy arrays; None where there is none. O(log n) a run."""
+        view = self._view()
+        owner, row = view.locate(keyspace.one(view.table.codec.scalar(key)))
+        if owner[0] < 0:
+            return None
+        found = view.rows(owner, row, view.table.schema.arrow)
+        result: dict[str, Any] = view.table.schema.row(_one_batch(found), 0)
+        return result
+
+    def get_many(self, keys: Any, columns: Sequence[str] | None = None, *, missing: str = "skip") -> pa.Table:
+        """Rows by key, in the order asked; absent keys are skipped, or rows of nulls with ``missing="null"``."""
+        if missing not in ("skip", "null"):
+            raise InvalidArgumentError(f"missing={missing!r}; give 'skip' or 'null'")
+        view = self._view()
+        schema = _project(view, columns)
+        owner, row = view.locate(view.table.codec.encode(view.table.schema.keys(keys)))
+        if missing == "skip":
+            there = owner >= 0
+            owner, row = owner[there], row[there]
+        return view.rows(owner, row, schema)
+
+    def __contains__(self, key: object) -> bool:
+        view = self._view()
+        return bool(view.locate(keyspace.one(view.table.codec.scalar(key)))[0][0] >= 0)
+
+    # -- in order --------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        where: Any = None,
+        start: Any = None,
+        stop: Any = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        batch_rows: int = BATCH_ROWS,
+    ) -> pa.RecordBatchReader:
+        """Rows in key order (descending with ``reverse``), as a stream of record batches.
+
+        ``where`` is a `pyarrow.compute` expression over any columns; ``start`` is included, ``stop``
+        is not. A run that overlaps nothing streams from the map without a copy.
+        """
+        if batch_rows < 1:
+            raise InvalidArgumentError(f"batch_rows={batch_rows}; give at least 1")
+        if limit is not None and limit < 0:
+            raise InvalidArgumentError(f"limit={limit}; give 0 or more, or None for all")
+        view = self._view()
+        schema = _project(view, columns)
+        tables = _scanned(view, schema, where, start, stop, reverse)
+        return pa.RecordBatchReader.from_batches(schema, _limited(rebatch(tables, batch_rows), limit))
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The whole table in memory, in key order."""
+        return self.scan(columns).read_all()
+
+    def count(self, where: Any = None) -> int:
+        """Rows visible, or those of them that match."""
+        view = self._view()
+        if where is None:
+            return sum(len(w) for w in view.windows())
+        schema = pa.schema([view.table.schema.arrow.field(n) for n in _columns_of(view, where)])
+        return sum(t.num_rows for t in _scanned(view, schema, where, None, None, False))
+
+    def sample(self, n: int, seed: int = 0) -> pa.Table:
+        """``n`` rows without replacement (all, where there are fewer), in key order; the same for the same seed."""
+        if n < 0:
+            raise InvalidArgumentError(f"n={n}; give 0 or more")
+        view = self._view()
+        total = sum(len(w) for w in view.windows())
+        chosen = np.sort(np.random.default_rng(seed).choice(total, min(n, total), replace=False))
+        parts, at = [], 0
+        for window in view.windows():
+            mine = chosen[(chosen >= at) & (chosen < at + len(window))] - at
+            at += len(window)
+            if len(mine):
+                parts.append(Window(window.pieces, window.piece[mine], window.row[mine]).gather(view.table.schema.names))
+        schema = view.table.schema.arrow
+        return pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
+
+    # -- by nearness -----------------------------------------------------------------------------
+
+    def search(
+        self,
+        q: Any = None,
+        *,
+        k: int = 10,
+        column: str | None = None,
+        where: Any = None,
+        columns: Sequence[str] | None = None,
+        index: str | None = None,
+        metric: str | None = None,
+        explain: bool = False,
+        **params: Any,
+    ) -> Any:
+        """The ``k`` nearest rows to ``q`` (d,) as a table with ``_distance``; of each of (q, d) with ``_query`` too.
+
+        ``column`` may be left out where one tensor column of the width of ``q`` exists. Default columns:
+        the key. ``params`` are those of the index (``ef``). Distances are exact, ties go by key; fewer than
+        ``k`` rows only when fewer match. ``explain=True`` returns the plan instead.
+        """
+        return search_view(
+            self._view(), self._tree, q, k=k, column=column, where=where, columns=columns, index=index,
+            metric=metric, explain=explain, params=params,
+        )  # fmt: skip
+
+    def prove(self, key: Any) -> dict[str, Any]:
+        """A proof that the row is in this version, checkable by `lsmtensor.verify_proof` without the database."""
+        from .lsm.integrity import prove
+
+        return prove(self._tree, self._view(), key)
+
+
+class Table(TableView):
+    """A table at the newest version, and its writes. Every write returns the version it made."""
+
+    def __init__(self, tree: Tree, table_id: int) -> None:
+        self._tree, self._id = tree, table_id
+
+    def _view(self) -> View:
+        return self._tree.view(self._id)
+
+    # -- writes ----------------------------------------------------------------------------------
+
+    def insert(self, rows: Any) -> int:
+        """Add rows; a key that is there, or twice in ``rows``, is refused and nothing is written."""
+        batch = self.schema.batch(rows)
+
+        def prepare(head: Callable[[int], View]) -> list[Write]:
+            view = head(self._id)
+            write = self._put(view, batch)
+            twice = keyspace.first_duplicate(write.keys)
+            if twice is not None:
+                key = view.table.codec.key_of(write.keys[twice].as_py())
+                raise DuplicateKeyError(f"row {twice}: key {key!r} is twice in the rows given; upsert() takes the last")
+            present = np.flatnonzero(view.locate(write.keys)[0] >= 0)
+            if len(present):
+                key = view.table.codec.key_of(write.keys[int(present[0])].as_py())
+                raise DuplicateKeyError(f"row {present[0]}: key {key!r} is in table {self.name!r} already; upsert() replaces it")
+            return [write]
+
+        return self._tree.commit(prepare)
+
+    def upsert(self, rows: Any) -> int:
+        """Add rows or replace those whose key is there; the last of a key wins."""
+        batch = self.schema.batch(rows)
+        return self._tree.commit(lambda head: [_last(self._put(head(self._id), batch))])
+
+    def put(self, key: Any, row: dict[str, Any] | None = None) -> int:
+        """One row: its key, and its other columns; those left out are null."""
+        names = self.schema.primary_key
+        parts = key if isinstance(key, tuple) and len(names) > 1 else (key,)
+        if len(parts) != len(names):
+            raise SchemaError(f"key {key!r} has {len(parts)} parts; the primary key is {names}")
+        clash = set(names) & set(row or {})
+        if clash:
+            raise SchemaError(f"put() got key column {min(clash)!r} twice; give it as the key only")
+        return self.upsert([{**dict(zip(names, parts, strict=True)), **(row or {})}])
+
+    def update(self, keys: Any, values: Any) -> int:
+        """Change the named columns of present rows; an absent key raises `KeyNotFoundError` and nothing is written."""
+        schema = self.schema
+        key_batch = schema.keys(keys)
+        given = dict(values) if isinstance(values, dict) else {n: pa.table(values).column(n) for n in pa.table(values).column_names}
+        for name in schema.primary_key:
+            if name in given:
+                raise SchemaError(f"column {name!r} is of the primary key and cannot be updated; delete the row and insert another")
+        rows = {**{n: key_batch.column(n) for n in key_batch.schema.names}, **_broadcast(given, key_batch.num_rows)}
+        part = schema.batch(rows, partial=True)
+
+        def prepare(head: Callable[[int], View]) -> list[Write]:
+            view = head(self._id)
+            encoded = view.table.codec.encode(key_batch)
+            owner, row = view.locate(encoded)
+            absent = np.flatnonzero(owner < 0)
+            if len(absent):
+                key = view.table.codec.key_of(encoded[int(absent[0])].as_py())
+                raise KeyNotFoundError(f"row {absent[0]}: key {key!r} is not in table {self.name!r}; upsert() adds rows")
+            old = _one_batch(view.rows(owner, row, view.table.schema.arrow))
+            new = [part.column(n) if n in part.schema.names else old.column(n) for n in schema.names]
+            return [_last(self._put(view, pa.RecordBatch.from_arrays(new, schema=schema.arrow)))]
+
+        return self._tree.commit(prepare)
+
+    def delete(self, keys: Any = None, *, where: Any = None) -> int:
+        """Remove rows by key, or all that match; absent keys are ignored."""
+        if (keys is None) == (where is None):
+            raise InvalidArgumentError("give either keys or where= to delete()")
+        chosen = None if keys is None else self.schema.keys(keys)
+
+        def prepare(head: Callable[[int], View]) -> list[Write]:
+            view = head(self._id)
+            batch = chosen if chosen is not None else _matching_keys(view, where)
+            encoded = view.table.codec.encode(batch)
+            there = view.locate(encoded)[0] >= 0
+            keep = pa.array(there)
+            return [_last(self._tombstones(view, batch.filter(keep), encoded.filter(keep)))]
+
+        return self._tree.commit(prepare)
+
+    def _put(self, view: View, batch: pa.RecordBatch) -> Write:
+        keys = view.table.codec.encode(batch)
+        return Write(self._id, _physical(view, batch, keys, 1), keys)
+
+    def _tombstones(self, view: View, batch: pa.RecordBatch, keys: pa.Array) -> Write:
+        arrow = view.table.schema.arrow
+        columns = [
+            batch.column(f.name) if f.name in batch.schema.names else pa.nulls(batch.num_rows, f.type) for f in arrow
+        ]
+        nullable = pa.schema([f.with_nullable(True) for f in arrow])
+        return Write(self._id, _physical(view, pa.RecordBatch.from_arrays(columns, schema=nullable), keys, 0), keys)
+
+
+def _physical(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
+    """User columns, the encoded key where it is stored, and ``_op``; ``_seq`` comes with the version."""
+    columns = list(batch.columns)
+    if view.table.codec.stored:
+        columns.append(keys)
+    columns.append(pa.array(np.full(batch.num_rows, op, np.uint8)))
+    fields = [f for f in view.table.physical if f.name != "_seq"]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _last(write: Write) -> Write:
+    """Within a commit the last write of a key wins."""
+    if keyspace.is_sorted(write.keys):
+        return write
+    rows = keyspace.last_of_each(write.keys)
+    if len(rows) == len(write.keys):
+        return write
+    indices = pa.array(rows)
+    return Write(write.table, write.batch.take(indices), write.keys.take(indices))
+
+
+def _broadcast(values: dict[str, Any], n: int) -> dict[str, Any]:
+    """One plain value for all rows becomes a list; arrays and lists stay."""
+    return {k: [v] * n if v is None or isinstance(v, (str, bytes, bool, int, float)) else v for k, v in values.items()}
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([one_chunk(c) for c in table.columns], schema=table.schema)
+
+
+def _project(view: View, columns: Sequence[str] | None) -> pa.Schema:
+    arrow = view.table.schema.arrow
+    if columns is None:
+        return arrow
+    if isinstance(columns, str):
+        raise InvalidArgumentError(f"columns={columns!r}; give a list of names, such as [{columns!r}]")
+    return pa.schema([arrow.field(view.table.schema.field(name).name) for name in columns])
+
+
+def _columns_of(view: View, where: Any) -> list[str]:
+    """The columns that an expression may read: those whose name its text holds (a superset is harmless)."""
+    text = str(where)
+    return [n for n in view.table.schema.names if n in text] or [view.table.schema.names[0]]
+
+
+def _bound(view: View, key: Any) -> Any:
+    return None if key is None else view.table.codec.scalar(key)
+
+
+def _scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, reverse: bool) -> Iterator[pa.Table]:
+    names = list(schema.names)
+    read = names if where is None else names + [n for n in _columns_of(view, where) if n not in names]
+    wide = pa.schema([view.table.schema.arrow.field(n) for n in read])
+    for window in view.windows(_bound(view, start), _bound(view, stop), reverse):
+        if len(window):
+            table = window.gather(read, where).cast(wide)
+            if where is not None:
+                table = _filtered(table, where, view).select(names)
+            if table.num_rows:
+                yield table.cast(schema)
+
+
+def _filtered(table: pa.Table, where: Any, view: View) -> pa.Table:
+    try:
+        return table.filter(where)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as why:
+        known = ", ".join(view.table.schema.names)
+        raise SchemaError(f"where={where} does not apply to table {view.table.state.name!r} ({why}); columns: {known}") from why
+
+
+def _limited(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    left = limit
+    for batch in batches:
+        if left is None:
+            yield batch
+            continue
+        if left <= 0:
+            return
+        yield batch.slice(0, left)
+        left -= batch.num_rows
+
+
+def _matching_keys(view: View, where: Any) -> pa.RecordBatch:
+    schema = pa.schema([view.table.schema.arrow.field(n) for n in view.table.schema.primary_key])
+    tables = list(_scanned(view, schema, where, None, None, False))
+    return _one_batch(pa.concat_tables(tables) if tables else schema.empty_table())

@@ -1,0 +1,217 @@
+"""Appending to a log, and the promise that a commit which returned is durable as its sync mode says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ..env.base import Env
+from ..errors import ClosedError, InvalidArgumentError, StorageError
+from .format import BATCHES, END, HEADER_BYTES, ROWS, encode_header, encode_record
+from .sync import sync_mode
+
+BUFFER_BYTES = 1 << 20  # what mode `buffered` holds at most before it hands over
+
+
+class WalWriter:
+    """One log, from its first byte to its end record. Every method may be called from any thread.
+
+    ``append`` gives a ticket (the record's end offset), ``wait(ticket)`` returns when that record is as
+    safe as the mode says. In mode ``group`` the first waiting thread syncs for all that wait by then.
+
+    After a failed sync nothing is known of the pages (they may be lost though marked clean), after a
+    failed write the tail is torn: the log then refuses further records with `StorageError`. What was
+    synced before stays safe, and what was wholly written before a failed *write* can still be synced.
+    The header is synced here; the name in the folder is safe after the caller's ``env.sync_dir``.
+    """
+
+    def __init__(self, env: Env, path: str, number: int, *, sync: Any = "group") -> None:
+        self.path, self.number, self.mode = path, number, sync_mode(sync)
+        self._file = env.create(path, kind="wal", cause="commit")
+        self._changed = threading.Condition()
+        self._held: list[Any] = []
+        self._syncing = self._closed = False
+        self._torn: BaseException | None = None
+        self._lost: BaseException | None = None
+        self._timer: threading.Timer | None = None
+        # offsets: `_end` of the last record, `_written` to the system, `_synced` to the disk
+        self._end = self._written = self._synced = 0
+        self._last = (0, 0)
+        try:
+            self._hold([encode_header(number)], HEADER_BYTES)
+            self.sync()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes appended, those not yet written included."""
+        return self._end
+
+    @property
+    def synced(self) -> int:
+        """The offset below which every byte is on the disk."""
+        return self._synced
+
+    def append(self, version: int, time_ns: int, kind: int, payload: Sequence[Any]) -> int:
+        """Add a record; O(bytes). The buffers of ``payload`` must not change until they are written.
+
+        Returns the ticket for `wait`. `StorageError` when the write fails or an earlier one did, `ClosedError`
+        after `close`.
+        """
+        if kind not in (BATCHES, ROWS):
+            raise InvalidArgumentError(f"log record kind {kind}; wanted {BATCHES} (batches) or {ROWS} (rows)")
+        with self._changed:
+            self._check_open()
+            self._append(version, time_ns, kind, payload)
+            ticket = self._end
+            if self.mode.name == "every":
+                self._sync_to(ticket, always=True)
+            elif self.mode.ms:
+                self._start_timer()
+            return ticket
+
+    def wait(self, ticket: int) -> None:
+        """Return when the record is as safe as the mode says; `StorageError` where that cannot be."""
+        with self._changed:
+            if self.mode.name == "group":
+                self._sync_to(ticket)
+            elif ticket > self._synced and self._lost is not None:
+                raise self._refusal(self._lost)
+            elif ticket > self._written and self._torn is not None:
+                raise self._refusal(self._torn)
+
+    def sync(self) -> None:
+        """Everything appended so far is on the disk when this returns."""
+        with self._changed:
+            self._sync_to(self._end)
+
+    def close(self, seal: bool = True) -> None:
+        """Write what is held and close; ``seal`` syncs it and adds a synced end record.
+
+        A log that already failed is closed without one: its writers were told. Twice is fine.
+        """
+        with self._changed:
+            if self._closed:
+                return
+            try:
+                if self._torn is None and self._lost is None:
+                    if seal:
+                        # synced before the end record is written: that record promises everything below it
+                        self._sync_to(self._end)
+                        self._append(*self._last, END, [])
+                        self._sync_to(self._end)
+                    else:
+                        self._write_held()
+                elif self._lost is None:
+                    self._sync_to(self._written)
+            finally:
+                self._closed = True
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._syncing)
+                self._file.close()
+
+    # -- under the lock ------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"log {self.path} is closed; append to the newest log")
+        why = self._lost or self._torn
+        if why is not None:
+            raise self._refusal(why)
+
+    def _refusal(self, why: BaseException) -> StorageError:
+        return StorageError(
+            f"log {self.path} takes no more commits since one failed ({why}); commits that returned under mode "
+            f"{self.mode} up to offset {self._synced} are safe; mend the disk and reopen the database",
+            getattr(why, "errno", None),
+        )
+
+    def _append(self, version: int, time_ns: int, kind: int, payload: Sequence[Any]) -> None:
+        buffers = encode_record(self.number, self._end, version, time_ns, kind, self._synced, payload)
+        self._hold(buffers, sum(memoryview(b).nbytes for b in buffers))
+        self._last = (version, time_ns)
+
+    def _hold(self, buffers: list[Any], size: int) -> None:
+        self._held += buffers
+        self._end += size
+        if self.mode.name != "buffered" or self._end - self._written > BUFFER_BYTES:
+            self._write_held()
+
+    def _write_held(self) -> None:
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        try:
+            self._file.writev(held)
+        except BaseException as why:
+            # even an interrupt may leave half a record behind
+            self._torn = why
+            self._end = self._written
+            raise
+        self._written = self._end
+
+    def _sync_to(self, target: int, always: bool = False) -> None:
+        """Sync up to ``target``, sharing a sync under way; ``always`` syncs even where another did already."""
+        while self._synced < target or always:
+            if self._lost is not None:
+                raise self._refusal(self._lost)
+            if self._syncing:
+                self._changed.wait()
+                continue
+            if self._torn is None:
+                self._write_held()
+            if self._torn is not None and target > self._written:
+                raise self._refusal(self._torn)
+            if self._closed:
+                raise ClosedError(f"log {self.path} was closed without a sync; a power loss may take its end")
+            self._lead()
+            always = False
+
+    def _lead(self) -> None:
+        """One sync for every thread that waits; the lock is free meanwhile, so that others append."""
+        reached, self._syncing = self._written, True
+        self._changed.release()
+        failure: BaseException | None = None
+        try:
+            self._file.sync()
+        except OSError as why:
+            failure = why
+        except BaseException:
+            reached = 0  # interrupted, not refused: the next one to wait tries again
+            raise
+        finally:
+            self._changed.acquire()
+            self._syncing = False
+            if failure is None:
+                self._synced = max(self._synced, reached)
+            else:
+                self._lost = failure
+            self._changed.notify_all()
+        if failure is not None:
+            raise failure
+
+    # -- modes with a clock --------------------------------------------------------------------------
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            # not a daemon: the interpreter waits for it at exit, so what was appended is handed over
+            self._timer = threading.Timer(self.mode.ms / 1000, self._tick)
+            self._timer.start()
+
+    def _tick(self) -> None:
+        with self._changed:
+            self._timer = None
+            if self._closed or self._torn is not None or self._lost is not None:
+                return
+            try:
+                if self.mode.name == "buffered":
+                    self._write_held()
+                else:
+                    self._sync_to(self._end)
+            except OSError:
+                return  # kept in `_torn` or `_lost`: the next append and wait say it
