@@ -2,20 +2,28 @@
 # make bench  the ingest and search benchmarks      make test-all  the slow tests too
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard lsmtensor/kernels/cython/*.pyx lsmtensor/kernels/cython/*.h)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := pyproject.toml setup.py $(wildcard lsmtensor/kernels/cython/*.pyx lsmtensor/kernels/cython/*.h lsmtensor/*/_rows.pyx)
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-.venv/base: $(SOURCES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lsmtensor needs Python 3.11 or newer")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("lsmtensor needs Python 3.11 or newer; make PYTHON=/path/to/python3.11 …" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) cannot make a virtual environment; install its venv module" >&2; exit 1; }
+
+# the stamps keep the install until what it was built from changes; [dev] holds all of [bench]
+.venv/base: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable '.[bench]'
+	@$(SAY_KERNELS)
 	@touch $@
 
-.venv/dev: .venv/base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+.venv/dev: $(SOURCES) | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@$(SAY_KERNELS)
+	@touch .venv/base $@
+
+SAY_KERNELS = $(BIN)/python -c "import lsmtensor; print('kernels:', *(f'{k} ({v})' for k, v in lsmtensor.kernels.available().items()), sep='\n  ')"
 
 run: .venv/base
 	$(BIN)/lsmtensor run

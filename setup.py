@@ -16,21 +16,23 @@ class OptionalBuild(build_ext):
         try:
             super().build_extension(ext)
         except Exception as why:  # any failure of any compiler means the same here
-            print(f"lsmtensor: {ext.name} was not compiled ({why}); the Numba and numpy kernels serve instead.", file=sys.stderr)
+            last = (str(why).strip().splitlines() or [type(why).__name__])[-1]
+            print(f"lsmtensor: {ext.name} was not compiled ({last}); the Numba and numpy kernels serve instead.", file=sys.stderr)
 
 
 def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
-    sources = sorted(glob.glob("lsmtensor/kernels/cython/*.pyx"))
+    sources = sorted(glob.glob("lsmtensor/kernels/cython/*.pyx") + glob.glob("lsmtensor/*/_rows.pyx"))
     made = [
         Extension(
             source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h"),
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
+            optional=True,
         )
         for source in sources
     ]  # fmt: skip
-    return list(cythonize(made, compiler_directives={"language_level": 3}, quiet=True))
+    return list(cythonize(made, compiler_directives={"language_level": 3}, annotate=False, quiet=True))
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})

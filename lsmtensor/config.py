@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -17,8 +18,17 @@ from .errors import InvalidArgumentError, UnknownNameError
 from .registry import near
 
 
+class _Group:
+    """Settings are checked when made, whoever makes them; a whole number for a float becomes one, so that equals hash alike."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            object.__setattr__(self, name, _check(value, kind, name))
+
+
 @dataclass(frozen=True)
-class WalConfig:
+class WalConfig(_Group):
     """The log. ``sync``: ``group`` (default), ``every``, ``interval(ms=…)``, ``none``, ``buffered(ms=…)``."""
 
     sync: str = "group"
@@ -26,7 +36,7 @@ class WalConfig:
 
 
 @dataclass(frozen=True)
-class MemtableConfig:
+class MemtableConfig(_Group):
     """A memtable of ``limit_bytes`` is sealed and flushed."""
 
     kind: str = "arrow"
@@ -34,7 +44,7 @@ class MemtableConfig:
 
 
 @dataclass(frozen=True)
-class SSTableConfig:
+class SSTableConfig(_Group):
     """Table files. ``chunk_bytes`` is the unit of CRC32C and of hash-tree leaves; ``direct`` writes past the page cache."""
 
     filter: str = "bloom(bits=10)"
@@ -46,7 +56,7 @@ class SSTableConfig:
 
 
 @dataclass(frozen=True)
-class CompactionConfig:
+class CompactionConfig(_Group):
     """``policy`` decides; runs within ``size_ratio`` of each other count as alike, ``level0_runs`` of them are merged."""
 
     policy: str = "tiered"
@@ -55,14 +65,14 @@ class CompactionConfig:
 
 
 @dataclass(frozen=True)
-class IndexConfig:
+class IndexConfig(_Group):
     """Files of fewer than ``min_rows`` rows stay flat: a scan of them is as fast."""
 
     min_rows: int = 10_000
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Group):
     """Every choice of a run. ``kernel`` None means the fastest there is; ``threads`` split rows, never sums."""
 
     kernel: str | None = None
@@ -156,6 +166,8 @@ def _check(value: Any, kind: Any, path: str) -> Any:
     if not good:
         names = " or ".join("nothing" if k is type(None) else k.__name__ for k in wanted)
         raise InvalidArgumentError(f"setting {path} is {value!r}; wanted {names}")
-    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-        raise InvalidArgumentError(f"setting {path} is {value}; wanted 0 or more")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not 0 <= value < math.inf:
+            raise InvalidArgumentError(f"setting {path} is {value}; wanted 0 or more")
+        return value if int in wanted else float(value)
     return value

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from .arrowtake import one_chunk
-from .dtypes import DTYPES, JsonType, LogicalType, RaggedType, SparseType, TensorType, numpy_dtype
+from .convert_tensors import column_numpy, fit, fixed, ragged, short, sparse
+from .dtypes import JsonType, LogicalType, RaggedType, SparseType, TensorType, numpy_dtype
 from .errors import SchemaError
+
+_REFUSED = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 def to_array(values: Any, column: str, kind: LogicalType | pa.DataType) -> pa.Array:
@@ -19,258 +22,205 @@ def to_array(values: Any, column: str, kind: LogicalType | pa.DataType) -> pa.Ar
 
     Raises `SchemaError` naming column, row, what was given and what is wanted.
     """
-    if isinstance(values, pa.ChunkedArray):
-        values = one_chunk(values)
+    values = _array_of(values, column)
     if isinstance(kind, TensorType):
-        return _fixed(values, column, kind)
+        return fixed(values, column, kind)
     if isinstance(kind, RaggedType):
-        return _ragged(values, column, kind)
+        return ragged(values, column, kind)
     if isinstance(kind, SparseType):
-        return _sparse(values, column, kind)
-    wanted = kind.arrow_type if isinstance(kind, JsonType) else kind
-    array = _plain(values, column, wanted)
+        return sparse(values, column, kind)
+    array = _plain(values, column, kind.arrow_type if isinstance(kind, JsonType) else kind)
     if isinstance(kind, JsonType):
         _check_json(array, column)
     return array
 
 
-def _plain(values: Any, column: str, wanted: pa.DataType) -> pa.Array:
+def _array_of(values: Any, column: str) -> Any:
+    """Arrow and numpy containers as one array; lists and scipy matrices as they are."""
+    if isinstance(values, (list, tuple, np.ndarray, pa.Array)) or hasattr(values, "tocsr"):
+        return values
+    if isinstance(values, (str, bytes, Mapping)) or not (hasattr(values, "__iter__") or hasattr(values, "__array__")):
+        raise SchemaError(f"column {column!r}: given {short(values)}; wanted an array or list with one value a row")
     try:
-        if isinstance(values, pa.Array):
-            return values if values.type == wanted else _cast(values, wanted)
-        if isinstance(values, np.ndarray) and values.dtype.kind in "biufM":
-            if values.ndim != 1:
-                raise SchemaError(f"column {column!r}: given an array of shape {values.shape}; wanted one value a row of type {wanted}")
-            array = pa.array(values)
-            return array if array.type == wanted else _cast(array, wanted)
-        values = list(values)
-        if pa.types.is_integer(wanted):
-            # Arrow would cut the fraction off without a word
-            for row, value in enumerate(values):
-                if isinstance(value, float):
-                    raise SchemaError(f"column {column!r}, row {row}: given {_short(value)}; wanted {wanted}")
-        try:
-            return pa.array(values, wanted)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError) as why:
-            for row, value in enumerate(values):
-                try:
-                    pa.array([value], wanted)
-                except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError):
-                    raise SchemaError(f"column {column!r}, row {row}: given {_short(value)}; wanted {wanted}") from why
-            raise
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as why:
-        if isinstance(why, SchemaError):
-            raise
-        raise SchemaError(f"column {column!r}: {why}; wanted {wanted}") from why
+        if not isinstance(values, pa.ChunkedArray) and hasattr(values, "__arrow_c_stream__"):
+            values = pa.chunked_array(values)  # pandas and polars series
+        if isinstance(values, pa.ChunkedArray):
+            if values.num_chunks == 1:
+                return values.chunk(0)
+            storage = values.type.storage_type if isinstance(values.type, pa.BaseExtensionType) else values.type
+            return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], storage)
+        return np.asarray(values) if hasattr(values, "__array__") else list(values)
+    except (*_REFUSED, RuntimeError) as why:
+        raise SchemaError(f"column {column!r}: {why}; wanted one array or list with one value a row") from why
 
 
-def _cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    given, to = array.type, wanted
-    if pa.types.is_floating(given) and pa.types.is_integer(to):
-        raise SchemaError(f"given {given}; wanted {to}: convert it yourself if the fractions do not matter")
+# -- plain Arrow types -------------------------------------------------------------------------------
+
+
+def _plain(values: Any, column: str, wanted: pa.DataType) -> pa.Array:
+    mask = None
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1 and not pa.types.is_nested(wanted):
+            raise SchemaError(f"column {column!r}: given an array of shape {values.shape}; wanted one value a row of type {wanted}")
+        if isinstance(values, np.ma.MaskedArray):
+            mask, values = np.ma.getmaskarray(values), values.data
+        if values.ndim == 1 and values.dtype.kind in "biufMmSU":
+            values = _numbers(values, column, wanted)
+            try:
+                values = pa.array(values, mask=mask)
+            except _REFUSED as why:
+                raise SchemaError(f"column {column!r}: given {values.dtype}: {why}; wanted {wanted}") from why
+        else:
+            values = values.tolist()
+    if isinstance(values, pa.Array):
+        return values if values.type == wanted else _cast(values, column, wanted)
+    return _python(values, column, wanted)
+
+
+def _numbers(values: np.ndarray, column: str, wanted: pa.DataType) -> np.ndarray:
+    """Numbers in the column's own numpy dtype, each of them unchanged; the rest as it is, for Arrow to cast."""
+    t = pa.types
+    if values.dtype.kind in "iuf" and (t.is_integer(wanted) or t.is_floating(wanted)):
+        return fit(values, np.dtype(wanted.to_pandas_dtype()).name, lambda i: f"column {column!r}, row {i}")
+    return values
+
+
+def _cast(array: pa.Array, column: str, wanted: pa.DataType) -> pa.Array:
+    given = array.type
     if pa.types.is_dictionary(given):
         array = array.dictionary_decode()
-    return array.cast(to, safe=True)
+    if not _castable(array.type, wanted):
+        raise SchemaError(f"column {column!r}: given {given}; wanted {wanted}")
+    try:
+        made = array.cast(wanted, safe=True)
+    except _REFUSED as why:
+        raise SchemaError(f"column {column!r}: given {given}: {why}; wanted {wanted}") from why
+    if pa.types.is_floating(array.type) and array.type.bit_width > wanted.bit_width:
+        # Arrow rounds floats without a word
+        fit(array.to_numpy(zero_copy_only=False), np.dtype(wanted.to_pandas_dtype()).name, lambda i: f"column {column!r}, row {i}")
+    return made
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
+def _castable(given: pa.DataType, wanted: pa.DataType, *, inside: bool = False) -> bool:
+    """Whether a cast keeps the meaning (that it keeps the values is checked by the cast)."""
+    t = pa.types
+    if given == wanted or t.is_null(given):
+        return True
+    if t.is_integer(given):
+        return bool(t.is_integer(wanted) or t.is_floating(wanted) or t.is_decimal(wanted))
+    if t.is_floating(given):
+        return bool(t.is_floating(wanted)) and (not inside or given.bit_width <= wanted.bit_width)
+    if t.is_struct(given) and t.is_struct(wanted):
+        fields = {given.field(i).name: given.field(i).type for i in range(given.num_fields)}
+        mine = {wanted.field(i).name: wanted.field(i).type for i in range(wanted.num_fields)}
+        return fields.keys() == mine.keys() and all(_castable(fields[n], mine[n], inside=True) for n in mine)
+    if any(same(given) and same(wanted) for same in (_text, _bytes, _lists)):
+        return not _lists(given) or _castable(given.value_type, wanted.value_type, inside=True)
+    if t.is_timestamp(given) and t.is_timestamp(wanted):
+        return (given.tz is None) == (wanted.tz is None)
+    return any(same(given) and same(wanted) for same in (t.is_date, t.is_time, t.is_duration, t.is_decimal))
+
+
+def _text(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind))
+
+
+def _bytes(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind) or t.is_binary_view(kind))
+
+
+def _lists(kind: pa.DataType) -> bool:
+    t = pa.types
+    return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
+
+
+def _python(values: Sequence[Any], column: str, wanted: pa.DataType) -> pa.Array:
+    """Python values; numbers are rounded to the column's precision, nothing else changes."""
+    if pa.types.is_integer(wanted):
+        # Arrow would cut fractions off, and make 1 of True, without a word
+        for row, value in enumerate(values):
+            if isinstance(value, (float, np.floating, bool, np.bool_)):
+                raise SchemaError(f"column {column!r}, row {row}: given {short(value)}; wanted {wanted}")
+    try:
+        array = pa.array(values, wanted)
+    except _REFUSED as why:
+        for row, value in enumerate(values):
+            try:
+                pa.array([value], wanted)
+            except _REFUSED as here:
+                raise SchemaError(f"column {column!r}, row {row}: given {short(value)}; wanted {wanted} ({here})") from here
+        raise SchemaError(f"column {column!r}: {why}; wanted {wanted}") from why
+    if isinstance(array, pa.ChunkedArray):
+        raise SchemaError(f"column {column!r}: given more than 2 GiB of values in one batch; write fewer rows at a time, or make it a large type")
+    for row in _doubtful(values, array):
+        wrong = _changed(values[row], array[row].as_py(), wanted)
+        if wrong is not None:
+            raise SchemaError(f"column {column!r}, row {row}: given {short(values[row])}: {wrong}; wanted {wanted}")
+    return array
+
+
+def _doubtful(values: Sequence[Any], array: pa.Array) -> Sequence[int]:
+    """Rows whose value Arrow may have changed without a word: it cuts fractions off and drops unknown fields."""
+    kind, t = array.type, pa.types
+    if t.is_integer(kind):
+        return [] if set(map(type, values)) <= {int, type(None)} else range(len(values))
+    if t.is_floating(kind) and kind.bit_width < 64:
+        rows: list[int] = np.flatnonzero(np.isinf(array.to_numpy(zero_copy_only=False))).tolist()
+        return rows
+    return range(len(values)) if _may_change(kind) else []
+
+
+def _may_change(kind: pa.DataType) -> bool:
+    t = pa.types
+    if _lists(kind):
+        return _may_change(kind.value_type)
+    if t.is_temporal(kind):
+        return getattr(kind, "unit", "s") != "ns"  # Python's times fit in nanoseconds
+    return bool(t.is_struct(kind) or t.is_integer(kind) or (t.is_floating(kind) and kind.bit_width < 64))
+
+
+def _changed(value: Any, made: Any, kind: pa.DataType) -> str | None:
+    """What is wrong with what Arrow made of a Python value, or None. Floats may be rounded, nothing else may change."""
+    if value is None or not _may_change(kind):
+        return None
+    t = pa.types
+    if t.is_struct(kind):
+        fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+        items = dict(value)
+        extra = [n for n in items if n not in fields]
+        return f"no field {extra[0]!r}" if extra else _first(_changed(v, made[n], fields[n]) for n, v in items.items())
+    if _lists(kind):
+        return _first(_changed(v, m, kind.value_type) for v, m in zip(value, made, strict=True))
+    if t.is_floating(kind):
+        return f"beyond the largest {kind}" if abs(made) == float("inf") != abs(value) else None
+    if t.is_temporal(kind):
+        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime) and isinstance(made, datetime.datetime):
+            made = made.replace(tzinfo=None)
+            value = datetime.datetime.combine(value, datetime.time())
+        return None if isinstance(value, int) or made == value else f"it would become {made}"
+    return None if made == value else f"it would become {made}"
+
+
+def _first(found: Iterable[str | None]) -> str | None:
+    return next((f for f in found if f is not None), None)
 
 
 def _check_json(array: pa.Array, column: str) -> None:
     for row, text in enumerate(array.to_pylist()):
         if text is not None:
             try:
-                json.loads(text)
-            except ValueError as why:
-                raise SchemaError(f"column {column!r}, row {row}: given {_short(text)}, which is not JSON: {why}") from why
+                json.loads(text, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as why:
+                raise SchemaError(f"column {column!r}, row {row}: given {short(text)}, which is not JSON: {why}") from why
 
 
-def _stored_values(block: np.ndarray, column: str, dtype: str) -> np.ndarray:
-    """The flat stored values of elements of any numpy dtype that holds them without loss."""
-    stored = np.dtype(DTYPES[dtype][0])
-    seen = numpy_dtype(dtype)
-    if block.dtype != seen and not (block.dtype == stored and DTYPES[dtype][1] == 1):
-        if block.dtype == object or not _holds(block.dtype, seen):
-            raise SchemaError(f"column {column!r}: given {block.dtype}; wanted {dtype} (a conversion would lose values: use .astype)")
-        block = block.astype(seen)
-    flat: np.ndarray = np.ascontiguousarray(block).reshape(-1)
-    return flat if flat.dtype == stored else flat.view(stored)
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is JavaScript")
 
 
-def _holds(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    # lists of Python numbers arrive as int64 and float64 and are meant as the column's type
-    if given in (np.dtype("float64"), np.dtype("int64")) and wanted.kind in "fcV":
-        return True
-    return bool(np.can_cast(given, wanted, "same_kind")) and given.kind != "b" or given == wanted
-
-
-def _fixed(values: Any, column: str, kind: TensorType) -> pa.Array:
-    target = kind.arrow_type
-    if isinstance(values, pa.Array):
-        if values.type == target:
-            return values
-        values = _arrow_rows(values, column, kind)
-        if isinstance(values, pa.Array):
-            return values
-    if not isinstance(values, np.ndarray):
-        rows = list(values)
-        absent = np.array([v is None for v in rows], bool)
-        if absent.any():
-            return _with_nulls(rows, absent, column, kind)
-        values = _stack(rows, column, kind)
-    if values.ndim < 1 or values.shape[1:] != kind.shape:
-        raise SchemaError(f"column {column!r}: given shape {values.shape}; wanted (rows, {', '.join(map(str, kind.shape))})")
-    return _storage(pa.array(_stored_values(values, column, kind.dtype)), len(values), target, None)
-
-
-def _storage(flat: pa.Array, rows: int, target: pa.DataType, mask: np.ndarray | None) -> pa.Array:
-    storage = pa.FixedSizeListArray.from_arrays(flat, type=target.storage_type, mask=None if mask is None else pa.array(mask))
-    return pa.ExtensionArray.from_storage(target, storage)
-
-
-def _stack(rows: list[Any], column: str, kind: TensorType) -> np.ndarray:
-    seen = numpy_dtype(kind.dtype)
-    for row, value in enumerate(rows):
-        try:
-            shape = np.shape(value)
-        except ValueError:
-            shape = None
-        if shape != kind.shape:
-            raise SchemaError(f"column {column!r}, row {row}: given shape {shape}; wanted {kind.shape}")
-    if not rows:
-        return np.empty((0, *kind.shape), seen)
-    try:
-        first = np.asarray(rows[0])
-        return np.array(rows, dtype=first.dtype if first.dtype == seen else None)
-    except (TypeError, ValueError) as why:
-        raise SchemaError(f"column {column!r}: {why}; wanted {kind}") from why
-
-
-def _with_nulls(rows: list[Any], absent: np.ndarray, column: str, kind: TensorType) -> pa.Array:
-    target = kind.arrow_type
-    there = _stack([v for v in rows if v is not None], column, kind)
-    width = kind.size * DTYPES[kind.dtype][1]
-    flat = np.zeros((len(rows), width), DTYPES[kind.dtype][0])
-    flat[~absent] = _stored_values(there, column, kind.dtype).reshape(-1, width)
-    return _storage(pa.array(flat.reshape(-1)), len(rows), target, absent)
-
-
-def _arrow_rows(values: pa.Array, column: str, kind: TensorType) -> pa.Array | np.ndarray | list[Any]:
-    """Lists and tensors of another width or type: as storage where it fits, else as numpy rows."""
-    target = kind.arrow_type
-    storage = values.storage if isinstance(values, pa.ExtensionArray) else values
-    if storage.type == target.storage_type:
-        return pa.ExtensionArray.from_storage(target, storage)
-    if pa.types.is_null(storage.type):
-        return pa.ExtensionArray.from_storage(target, pa.nulls(len(storage), target.storage_type))
-    if not (pa.types.is_fixed_size_list(storage.type) or pa.types.is_list(storage.type) or pa.types.is_large_list(storage.type)):
-        raise SchemaError(f"column {column!r}: given {values.type}; wanted {kind}")
-    out: list[Any] = []
-    for row, scalar in enumerate(storage):
-        value = None if not scalar.is_valid else np.asarray(scalar.values)
-        if value is not None and value.size != kind.size:
-            raise SchemaError(f"column {column!r}, row {row}: given {value.size} values; wanted shape {kind.shape}")
-        out.append(None if value is None else value.reshape(kind.shape))
-    return out
-
-
-def _ragged(values: Any, column: str, kind: RaggedType) -> pa.Array:
-    target = kind.arrow_type
-    if isinstance(values, pa.Array):
-        if values.type == target:
-            return values
-        if values.type == target.storage_type:
-            return pa.ExtensionArray.from_storage(target, values)
-        values = values.to_pylist()
-    flats: list[np.ndarray] = []
-    shapes: list[int] = []
-    offsets, mask = [0], []
-    for row, value in enumerate(values):
-        mask.append(value is None)
-        block = np.zeros((0,) * kind.ndim, numpy_dtype(kind.dtype)) if value is None else np.asarray(value)
-        if block.ndim != kind.ndim:
-            raise SchemaError(f"column {column!r}, row {row}: given {block.ndim} dimensions {block.shape}; wanted {kind.ndim}")
-        flats.append(_stored_values(block, f"{column}', row {row} of '{column}", kind.dtype))
-        shapes.extend(block.shape)
-        offsets.append(offsets[-1] + len(flats[-1]))
-    flat = np.concatenate(flats) if flats else np.empty(0, DTYPES[kind.dtype][0])
-    data = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
-    shape = pa.FixedSizeListArray.from_arrays(pa.array(shapes, pa.int32()), kind.ndim)
-    fields = list(target.storage_type)
-    storage = pa.StructArray.from_arrays([data, shape], fields=fields, mask=pa.array(mask, pa.bool_()))
-    return pa.ExtensionArray.from_storage(target, storage)
-
-
-def _sparse(values: Any, column: str, kind: SparseType) -> pa.Array:
-    target = kind.arrow_type
-    if isinstance(values, pa.Array):
-        if values.type == target:
-            return values
-        values = values.to_pylist()
-    value_type = np.dtype(kind.dtype)
-    if hasattr(values, "tocsr"):
-        matrix = values.tocsr()
-        matrix.sum_duplicates()
-        if matrix.shape[1] != kind.dim:
-            raise SchemaError(f"column {column!r}: given a matrix of {matrix.shape[1]} columns; wanted {kind.dim}")
-        offsets, indices, data = matrix.indptr, matrix.indices, matrix.data
-        mask = np.zeros(matrix.shape[0], bool)
-    else:
-        rows = list(values)
-        mask = np.array([v is None for v in rows], bool)
-        pairs = [_pair(v, column, row) for row, v in enumerate(rows)]
-        offsets = np.cumsum([0] + [len(i) for i, _ in pairs])
-        indices = np.concatenate([i for i, _ in pairs]) if pairs else np.empty(0, np.int64)
-        data = np.concatenate([v for _, v in pairs]) if pairs else np.empty(0, value_type)
-    if len(indices):
-        starts = np.zeros(len(indices), bool)
-        starts[offsets[:-1][offsets[:-1] < len(indices)]] = True
-        bad = np.flatnonzero((indices < 0) | (indices >= kind.dim) | (~starts & (np.diff(indices, prepend=-1) <= 0)) | ~np.isfinite(data))
-        if len(bad):
-            row = int(np.searchsorted(offsets, bad[0], "right")) - 1
-            raise SchemaError(
-                f"column {column!r}, row {row}: index {indices[bad[0]]} with value {data[bad[0]]}; wanted indices that rise "
-                f"strictly within 0..{kind.dim - 1}, and finite values"
-            )
-    at = pa.array(np.asarray(offsets), pa.int32())
-    lists = [
-        pa.ListArray.from_arrays(at, pa.array(np.asarray(indices), pa.int32())),
-        pa.ListArray.from_arrays(at, pa.array(np.asarray(data).astype(value_type))),
-    ]
-    storage = pa.StructArray.from_arrays(lists, fields=list(target.storage_type), mask=pa.array(mask))
-    return pa.ExtensionArray.from_storage(target, storage)
-
-
-def _pair(value: Any, column: str, row: int) -> tuple[np.ndarray, np.ndarray]:
-    if value is None:
-        return np.empty(0, np.int64), np.empty(0, np.float64)
-    if not isinstance(value, Mapping) or set(value) != {"indices", "values"}:
-        raise SchemaError(f"column {column!r}, row {row}: given {_short(value)}; wanted {{'indices': [...], 'values': [...]}}")
-    indices, values = np.asarray(value["indices"], np.int64), np.asarray(value["values"])
-    if indices.shape != values.shape or indices.ndim != 1:
-        raise SchemaError(f"column {column!r}, row {row}: {indices.shape} indices for {values.shape} values")
-    return indices, values
-
-
-def column_numpy(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """(rows, \\*shape) of a fixed-shape tensor column; a view for one chunk without nulls."""
-    if isinstance(array, pa.ChunkedArray):
-        parts = [column_numpy(c) for c in array.chunks]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0)
-    storage = array.storage
-    dtype, shape = _dtype_shape(array.type)
-    width = storage.type.list_size
-    values = storage.values.slice(storage.offset * width, len(storage) * width)
-    flat = values.to_numpy(zero_copy_only=False)
-    return flat.view(numpy_dtype(dtype)).reshape(len(storage), *shape)
-
-
-def _dtype_shape(kind: pa.DataType) -> tuple[str, tuple[int, ...]]:
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return np.dtype(kind.value_type.to_pandas_dtype()).name, tuple(kind.shape)
-    return kind.dtype, kind.shape
+# -- rows out ----------------------------------------------------------------------------------------
 
 
 def row_value(array: pa.Array, row: int, kind: LogicalType | pa.DataType) -> Any:
@@ -286,4 +236,12 @@ def row_value(array: pa.Array, row: int, kind: LogicalType | pa.DataType) -> Any
     if isinstance(kind, SparseType):
         value = array.storage[row]
         return {"indices": np.asarray(value["indices"].values).copy(), "values": np.asarray(value["values"].values).copy()}
-    return array[row].as_py()
+    return python_value(array[row])
+
+
+def python_value(scalar: Any) -> Any:
+    """What ``as_py`` gives; where Python's own types lack the nanoseconds (and pandas is not there), numpy's."""
+    try:
+        return scalar.as_py()
+    except ValueError:
+        return pa.array([scalar], scalar.type).to_numpy(zero_copy_only=False)[0]

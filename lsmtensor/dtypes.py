@@ -30,7 +30,6 @@ DTYPES: dict[str, tuple[str, int]] = {
 }
 _ALIASES = {"f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "half": "float16"}
 _ALIASES |= {"fp8": "float8_e4m3fn", "float8_e4m3": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
-_ALIASES |= {f"{s[0]}{b}": f"{s}{b}" for s in ("int", "uint") for b in (8, 16, 32, 64)}
 _PLAIN = {n for n, (stored, per) in DTYPES.items() if stored == n and per == 1}
 
 

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,10 @@ from typing import Any
 from .errors import DuplicateKeyError, InvalidArgumentError, UnavailableError, UnknownNameError
 
 _TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z_][\w.\-]*)|(?P<number>[+-]?\d[\w.+\-]*)|(?P<text>'[^']*'|\"[^\"]*\")|(?P<mark>[(),=+]))")
+
+
+_WORD = re.compile(r"[A-Za-z_][\w.\-]*")
+_DEPTH = 16
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -62,9 +67,14 @@ class Spec:
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_][\w.\-]*", value):
-        return repr(value)
-    return str(value)
+    if not isinstance(value, str):
+        return str(value)
+    if _WORD.fullmatch(value) and value not in ("true", "false"):
+        return value
+    quote = "'" if "'" not in value else '"'
+    if quote in value:
+        raise InvalidArgumentError(f"{value!r} holds both quotes; a spec's text can hold one kind")
+    return f"{quote}{value}{quote}"
 
 
 class _Parser:
@@ -89,7 +99,9 @@ class _Parser:
         self.at += 1
         return have
 
-    def spec(self) -> Spec:
+    def spec(self, depth: int = 0) -> Spec:
+        if depth > _DEPTH:
+            raise InvalidArgumentError(f"{self.text[:40]!r}…: specs nest at most {_DEPTH} deep")
         name = self.take("word")
         params: dict[str, Any] = {}
         if self.peek() == ("mark", "("):
@@ -99,7 +111,7 @@ class _Parser:
                 self.take("mark", "=")
                 if key in params:
                     raise InvalidArgumentError(f"{self.text!r}: {key} is given twice")
-                params[key] = self.value()
+                params[key] = self.value(depth)
                 if self.peek() == ("mark", ","):
                     self.at += 1
                 elif self.peek() != ("mark", ")"):
@@ -107,7 +119,7 @@ class _Parser:
             self.at += 1
         return Spec(name, params)
 
-    def value(self) -> Any:
+    def value(self, depth: int) -> Any:
         kind, text = self.peek()
         if kind == "number":
             self.at += 1
@@ -121,7 +133,7 @@ class _Parser:
         if kind == "text":
             self.at += 1
             return text[1:-1]
-        spec = self.spec()
+        spec = self.spec(depth + 1)
         if spec.params:
             return spec
         return {"true": True, "false": False}.get(spec.name, spec.name)
@@ -146,6 +158,8 @@ class Registry:
         self.kind, self.package = kind, package
         self._factories: dict[str, Callable[..., Any]] = {}
         self._missing: dict[str, str] = {}
+        self._entries: dict[str, Any] = {}
+        self._lock = threading.RLock()
         self._loaded = False
 
     def register(self, name: str, factory: Callable[..., Any] | None = None) -> Any:
@@ -159,9 +173,19 @@ class Registry:
         return factory
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
+        with self._lock:  # another thread waits for the names; a sibling that asks while it loads does not
+            if self._loaded:
+                return
+            self._loaded = True
+            try:
+                self._load_siblings()
+            except BaseException:
+                self._loaded = False
+                raise
+
+    def _load_siblings(self) -> None:
+        from importlib.metadata import entry_points
+
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             try:
@@ -170,23 +194,25 @@ class Registry:
                 if (why.name or "").split(".")[0] == __package__:
                     raise  # a typo of ours must never look like an optional dependency
                 self._missing[module.name] = why.name or str(why)
-        from importlib.metadata import entry_points
-
-        for entry in entry_points(group=f"lsmtensor.{self.kind}"):
-            if entry.name not in self._factories:
-                self.register(entry.name, entry.load())
+        self._entries = {e.name: e for e in entry_points(group=f"lsmtensor.{self.kind}") if e.name not in self._factories}
 
     def names(self) -> list[str]:
         self._load()
-        return sorted(self._factories)
+        return sorted({*self._factories, *self._entries})
 
     def get(self, name: str) -> Callable[..., Any]:
         self._load()
+        if name in self._entries and name not in self._factories:
+            # a stranger's plug-in is imported when it is asked for: a broken one breaks no other name
+            try:
+                self.register(name, self._entries[name].load())
+            except ImportError as why:
+                raise UnavailableError(f"{self.kind} {name!r} could not be loaded from {self._entries[name].value}: {why}") from why
         if name in self._factories:
             return self._factories[name]
         if name in self._missing:
             raise UnavailableError(f"{self.kind} {name!r} needs the package {self._missing[name]!r}, which is not installed")
-        raise UnknownNameError(f"no {self.kind} named {name!r}; {near(name, self._factories)}")
+        raise UnknownNameError(f"no {self.kind} named {name!r}; {near(name, self.names())}")
 
     def create(self, what: Any, **extra: Any) -> Any:
         """An instance from a spec; an object that is no spec passes through. Unknown parameters are refused."""

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from . import dtypes
-from .convert import column_numpy, row_value, to_array
-from .dtypes import LogicalType
+from .convert import row_value, to_array
+from .convert_tensors import column_numpy
+from .dtypes import LogicalType, TensorType
 from .errors import InvalidArgumentError, SchemaError
-from .registry import near
+from .registry import Spec, near, parse_chain
 
 
 @dataclass(frozen=True)
 class Column:
-    """A named, typed column. ``type`` is an Arrow type, `tensor`, `ragged`, `sparse` or `json`."""
+    """A named, typed column. ``type`` is an Arrow type, `tensor`, `ragged`, `sparse` or `json`.
+
+    ``codec`` (a chain such as ``"shuffle+zstd(level=3)"``) and ``quant`` (``"int8"``) are specs of how the values
+    are stored; ``keep_full=False`` keeps the quantizer's codes only, so it needs ``quant``. A primary key column
+    is never null, whatever ``nullable`` says.
+    """
 
     name: str
     type: Any
     nullable: bool = True
+    codec: str | None = None
+    quant: str | None = None
+    keep_full: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or self.name.startswith("_"):
             raise InvalidArgumentError(f"column name {self.name!r}; give a non-empty text that does not begin with '_'")
-        if not isinstance(self.type, (pa.DataType, LogicalType)):
-            raise InvalidArgumentError(
-                f"column {self.name!r}: type {self.type!r}; give an Arrow type or lsmtensor.tensor(…), ragged, sparse, json"
-            )
+        try:
+            if isinstance(self.type, pa.DataType):
+                object.__setattr__(self, "type", dtypes.of_arrow(self.type))
+            elif not isinstance(self.type, LogicalType):
+                raise InvalidArgumentError(f"type {self.type!r}; give an Arrow type or lsmtensor.tensor(…), ragged, sparse, json")
+            if self.codec is not None:
+                object.__setattr__(self, "codec", "+".join(map(str, parse_chain(self.codec))))
+            if self.quant is not None:
+                object.__setattr__(self, "quant", str(Spec.of(self.quant)))
+        except InvalidArgumentError as why:
+            raise InvalidArgumentError(f"column {self.name!r}: {why}") from why
+        if self.quant is not None and not isinstance(self.type, TensorType):
+            raise InvalidArgumentError(f"column {self.name!r}: quant={self.quant!r} of a {self.type} column; only fixed-shape tensors are quantized")
+        if not self.keep_full and self.quant is None:
+            raise InvalidArgumentError(f"column {self.name!r}: keep_full=False without quant; name the quantizer whose codes are to be kept")
 
     @property
     def arrow(self) -> pa.Field:
@@ -51,28 +71,30 @@ class Schema:
                 raise InvalidArgumentError(f"primary key column {name!r} is not a column; {near(name, names)}")
         if not key or len(set(key)) != len(key):
             raise InvalidArgumentError(f"primary_key={primary_key!r}; give one or more different columns")
-        self.columns = tuple(Column(c.name, c.type, c.nullable and c.name not in key) for c in columns)
+        self.columns = tuple(replace(c, nullable=c.nullable and c.name not in key) for c in columns)
         self.primary_key = key
+        self.names = names
+        self._by_name = {c.name: c for c in self.columns}
         for name in key:
             if isinstance(self.field(name).type, LogicalType):
                 raise InvalidArgumentError(f"primary key column {name!r} is a {self.field(name).type}; keys are plain scalars")
-        self.names = names
         self.arrow = pa.schema([c.arrow for c in self.columns])
 
     def field(self, name: str) -> Column:
         """The column of a name; `SchemaError` lists the near ones."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise SchemaError(f"no column named {name!r}; {near(str(name), [c.name for c in self.columns])}")
+        column = self._by_name.get(name)
+        if column is None:
+            raise SchemaError(f"no column named {name!r}; {near(str(name), self.names)}")
+        return column
 
     # -- rows in ---------------------------------------------------------------------------------
 
     def batch(self, rows: Any, *, partial: bool = False) -> pa.RecordBatch:
         """One record batch of the schema's columns (with ``partial``, of those given) from rows of any common kind.
 
-        A dict of arrays, a list of dicts, anything with an Arrow stream (Table, RecordBatch, reader, pandas,
-        polars). Columns left out are null. Raises `SchemaError`, and nothing is written.
+        A dict of arrays, a list of dicts, anything with an Arrow stream (Table, RecordBatch, reader, pandas, polars),
+        or an iterable of Arrow batches. Columns left out are null. C-contiguous numpy of the column's dtype is not copied:
+        the batch sees later changes to it. Raises `SchemaError`, and nothing is written.
         """
         given = _columns_given(rows)
         for name in given:
@@ -104,9 +126,9 @@ class Schema:
     def keys(self, keys: Any) -> pa.RecordBatch:
         """The key columns of one key, or of a list or array of keys (tuples for a key of several columns)."""
         if isinstance(keys, (pa.Table, pa.RecordBatch)):
-            given: dict[str, Any] = {n: keys.column(n) for n in keys.schema.names}
+            given = _columns_of(keys)
         elif len(self.primary_key) == 1:
-            single = isinstance(keys, (str, bytes)) or not hasattr(keys, "__len__")
+            single = isinstance(keys, (str, bytes)) or not hasattr(keys, "__len__") or getattr(keys, "ndim", 1) == 0
             given = {self.primary_key[0]: [keys] if single else keys}
         else:
             rows = [keys] if isinstance(keys, tuple) else list(keys)
@@ -140,6 +162,7 @@ class Schema:
         return {
             "columns": [
                 {"name": c.name, "nullable": c.nullable, "type": None if isinstance(c.type, pa.DataType) else c.type.to_dict()}
+                | {n: getattr(c, n) for n in ("codec", "quant", "keep_full") if getattr(c, n) not in (None, True)}
                 for c in self.columns
             ],
             "arrow": base64.b64encode(plain.serialize().to_pybytes()).decode(),
@@ -151,10 +174,7 @@ class Schema:
         import base64
 
         plain = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["arrow"])))
-        columns = [
-            Column(c["name"], plain.field(c["name"]).type if c["type"] is None else dtypes.from_dict(c["type"]), c["nullable"])
-            for c in value["columns"]
-        ]
+        columns = [Column(**{**c, "type": plain.field(c["name"]).type if c["type"] is None else dtypes.from_dict(c["type"])}) for c in value["columns"]]
         return cls(columns, value["primary_key"])
 
     def __eq__(self, other: object) -> bool:
@@ -164,8 +184,12 @@ class Schema:
         return hash((self.columns, self.primary_key))
 
     def __repr__(self) -> str:
-        lines = "".join(f"\n  {c.name}: {c.type}{'' if c.nullable else ' not null'}" for c in self.columns)
-        return f"Schema(primary_key={self.primary_key}){lines}"
+        lines = []
+        for c in self.columns:
+            extra = "" if c.nullable else ", key" if c.name in self.primary_key else ", not null"
+            extra += "".join(f", {n}={getattr(c, n)}" for n in ("codec", "quant") if getattr(c, n)) + ("" if c.keep_full else ", codes only")
+            lines.append(f"\n  {c.name}: {c.type}{extra}")
+        return f"Schema, primary key {', '.join(self.primary_key)}:{''.join(lines)}"
 
 
 def _nulls(n: int, kind: pa.DataType) -> pa.Array:
@@ -175,20 +199,43 @@ def _nulls(n: int, kind: pa.DataType) -> pa.Array:
 
 
 def _columns_given(rows: Any) -> dict[str, Any]:
-    if isinstance(rows, (pa.Table, pa.RecordBatch)):
-        return {n: rows.column(n) for n in rows.schema.names}
+    """Columns by name, whatever holds them."""
     if isinstance(rows, Mapping):
         return {str(k): v for k, v in rows.items()}
+    if isinstance(rows, (pa.Table, pa.RecordBatch)):
+        return _columns_of(rows)
     if hasattr(rows, "__arrow_c_stream__"):
-        return _columns_given(pa.table(rows))
-    if isinstance(rows, (list, tuple)) and all(isinstance(r, Mapping) for r in rows):
-        if not rows:
+        return _columns_of(_arrow(rows))
+    if isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, np.ndarray)):
+        parts = list(rows)
+        if not parts:
             raise SchemaError("no rows given; give at least one, or a table with columns")
-        names = dict.fromkeys(name for r in rows for name in r)
-        return {str(n): [r.get(n) for r in rows] for n in names}
-    if isinstance(rows, (list, tuple)) and rows and all(isinstance(r, (pa.RecordBatch, pa.Table)) for r in rows):
-        return _columns_given(pa.concat_tables([pa.table(r) if isinstance(r, pa.RecordBatch) else r for r in rows]))
+        if all(isinstance(p, Mapping) for p in parts):
+            names = dict.fromkeys(name for p in parts for name in p)
+            return {str(n): [p.get(n) for p in parts] for n in names}
+        if all(isinstance(p, (pa.RecordBatch, pa.Table)) for p in parts):
+            try:
+                return _columns_of(pa.concat_tables([p if isinstance(p, pa.Table) else pa.table(p) for p in parts]))
+            except pa.ArrowException as why:
+                raise SchemaError(f"batches that do not fit each other: {why}; give batches of one schema") from why
+        odd = next(i for i, p in enumerate(parts) if not isinstance(p, Mapping))
+        raise SchemaError(f"row {odd} is a {type(parts[odd]).__name__}; give a dict of columns, a list of dicts, or an Arrow, pandas or polars table")
     raise SchemaError(f"rows are a {type(rows).__name__}; give a dict of columns, a list of dicts, or an Arrow, pandas or polars table")
+
+
+def _arrow(rows: Any) -> pa.Table:
+    try:
+        return rows.read_all() if isinstance(rows, pa.RecordBatchReader) else pa.table(rows)
+    except (pa.ArrowException, TypeError, ValueError) as why:
+        raise SchemaError(f"rows are a {type(rows).__name__} that does not become an Arrow table ({why}); give a dict of columns instead") from why
+
+
+def _columns_of(table: pa.Table | pa.RecordBatch) -> dict[str, Any]:
+    names = table.schema.names
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise SchemaError(f"column {twice!r} is there twice; wanted each once")
+    return {n: table.column(i) for i, n in enumerate(names)}
 
 
 __all__ = ["Column", "Schema", "column_numpy"]

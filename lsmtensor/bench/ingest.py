@@ -4,7 +4,8 @@ Rows are a string key, two scalars and a float32 vector of 768. Ten batches are 
 starts; each is one ``insert``, durable when it returns (``sync=group``). The peers write the buffers of the same ten
 batches to one plain file and sync it once at the end, through the page cache and past it: less than is asked of us,
 so what is measured against is a limit, not a rival. Open and scan run on the database that the round's ingest left,
-in a fresh handle: its checksums are checked again in every sample.
+in a fresh handle: its checksums are checked again in every sample. The scan is warm: its files were read once, untimed,
+into the page cache; "scan again" is a second one in the same handle, whose checksums were right the first time.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def cases(state: State) -> dict[str, dict[str, Any]]:
         "buffered write+fdatasync": {"who": "peer", **shape},
         "direct write+sync": {"who": "peer", **shape},
         "open": {"who": "lsmtensor", **shape},
-        "scan": {"who": "lsmtensor", **shape},
+        "scan": {"who": "lsmtensor", "checksums": "checked", **shape},
+        "scan again": {"who": "lsmtensor", "checksums": "checked before", **shape},
         "sum in memory": {"who": "peer", **shape},
     }
 
@@ -113,6 +115,7 @@ def ratios(state: State) -> list[Ratio]:
     return [
         Ratio("ingest / best plain write and sync", "ingest", ("buffered write+fdatasync", "direct write+sync"), "GB/s"),
         Ratio("scan / sum in memory", "scan", ("sum in memory",), "GB/s"),
+        Ratio("scan again / sum in memory", "scan again", ("sum in memory",), "GB/s"),
     ]
 
 
@@ -130,8 +133,8 @@ def run(state: State, case: str) -> dict[str, float]:
         rows = float(len(db["rows"]))
         db.close()
         return {"ms": seconds * 1e3, "rows": rows}
-    if case == "scan":
-        return _scan(state)
+    if case.startswith("scan"):
+        return _scan(state, again=case == "scan again")
     if case == "sum in memory":
         begin = time.perf_counter()
         total = _sum(state.matrix)
@@ -156,18 +159,32 @@ def _ingest(state: State) -> dict[str, float]:
     return _rate(state.bytes, seconds, rows=state.rows / seconds)
 
 
-def _scan(state: State) -> dict[str, float]:
+def _scan(state: State, *, again: bool) -> dict[str, float]:
+    for file in Path(state.database).rglob("*.arrow"):
+        _warm(file)
     db = lt.open(state.database, mode="r", config=state.config)
-    table = db["rows"]
+    if again:
+        _scan_once(db["rows"])
     begin = time.perf_counter()
-    total = rows = 0
-    for batch in table.scan(columns=["vector"]):
-        values = _storage(batch.column(0)).flatten().to_numpy()
-        total = (total + _sum(values)) % (1 << 64)
-        rows += batch.num_rows
+    total, rows = _scan_once(db["rows"])
     seconds = time.perf_counter() - begin
     db.close()
     return _rate(rows * DIM * 4, seconds, total=float(total == state.total and rows == state.rows))
+
+
+def _scan_once(table: Any) -> tuple[int, int]:
+    total = rows = 0
+    for batch in table.scan(columns=["vector"]):
+        total = (total + _sum(_storage(batch.column(0)).flatten().to_numpy())) % (1 << 64)
+        rows += batch.num_rows
+    return total, rows
+
+
+def _warm(file: Path) -> None:
+    with open(file, "rb", buffering=0) as source:
+        space = bytearray(PIECE)
+        while source.readinto(space):
+            continue
 
 
 def _plain(state: State, *, direct: bool) -> dict[str, float]:
@@ -197,7 +214,7 @@ def _plain(state: State, *, direct: bool) -> dict[str, float]:
 
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
-    if case in ("scan", "sum in memory"):
+    if case in ("scan", "scan again", "sum in memory"):
         assert measures["total"] == 1.0, f"{case}: the bytes summed are not the bytes given"
     elif case == "open":
         assert measures["rows"] == state.rows, f"open: {measures['rows']:.0f} rows of {state.rows}"

@@ -89,13 +89,17 @@ def run(workload: ModuleType, options: Options, say: Callable[[str], None] = pri
                 workload.teardown(state)
     lines = [
         {
-            **common, "case": case, **about, "rounds": options.rounds, "warmup": options.warmup, "quick": options.quick, "pinned": options.pin,
+            **common, "case": case, **about, "rounds": options.rounds, "warmup": options.warmup, "quick": options.quick,
+            "pinned": options.pin,
             "samples": {m: [s[m] for s in samples[case]] for m in samples[case][0]},
             "summary": {m: record.spread(s[m] for s in samples[case]) for m in samples[case][0]},
         }
         for case, about in cases.items()
     ]  # fmt: skip
-    lines += [{**common, "case": f"ratio: {n}", "who": "ratio", "samples": {"ratio": r["samples"]}, "summary": {"ratio": r["summary"]}} for n, r in ratios.items()]
+    lines += [
+        {**common, "case": f"ratio: {n}", "who": "ratio", "samples": {"ratio": r["samples"]}, "summary": {"ratio": r["summary"]}}
+        for n, r in ratios.items()
+    ]
     return Result(lines, ratios)
 
 

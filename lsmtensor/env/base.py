@@ -69,6 +69,8 @@ class ReadableFile(Protocol):
         """The whole file, read-only; lives as long as any view of it."""
         ...
 
+    def close(self) -> None: ...
+
 
 class Lock(Protocol):
     def close(self) -> None: ...
@@ -94,7 +96,7 @@ class Env(Protocol):
 
     def size(self, path: str) -> int: ...
     def mkdir(self, path: str) -> None:
-        """With its parents; one that exists is fine."""
+        """With its parents, safe at once; one that exists is fine."""
         ...
 
     def unlink(self, path: str) -> None:

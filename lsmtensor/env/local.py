@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -15,8 +16,12 @@ from ..metrics import Metrics
 from .base import Buffer, Clock, WritableFile
 
 PAGE = 4096
-STAGE_BYTES = 4 << 20
+STAGE_BYTES = 2 << 20
+STAGES = 4
+RESERVE_BYTES = 64 << 20
 IOV_MAX = 1024
+MAX_SPARE = 8
+_SPARE: list[mmap.mmap] = []
 
 
 @contextlib.contextmanager
@@ -74,25 +79,32 @@ class LocalFile(WritableFile):
 
 
 class DirectFile(LocalFile):
-    """Appends past the page cache: one page-aligned stage is filled while a thread writes the other.
+    """Appends past the page cache: one page-aligned stage is filled while a thread writes those before.
 
-    The disk is faster so than through the cache, and the cache keeps what readers want.
+    The disk is faster so than through the cache, and the cache keeps what readers want. Each byte is
+    copied once, while the stage before is on its way; space is reserved ahead in steps, which spares
+    the file system an extent per write. A failed write fails every later call: bytes are missing.
     """
 
     def __init__(self, fd: int, path: str, metrics: Metrics, counter: str) -> None:
         super().__init__(fd, path, 0, metrics, counter)
-        self._stages = [mmap.mmap(-1, STAGE_BYTES), mmap.mmap(-1, STAGE_BYTES)]
+        self._stages = [_SPARE.pop() if _SPARE else mmap.mmap(-1, STAGE_BYTES) for _ in range(STAGES)]
         self._filled, self._flushed = 0, 0
         self._pool = ThreadPoolExecutor(1, "lsmtensor-direct")
-        self._pending: Future[None] | None = None
+        self._pending: deque[tuple[Future[None], mmap.mmap]] = deque()
         self._tail_done = False
+        self._reserved = 0
+        self._failed: OSError | None = None
 
     def writev(self, buffers: Sequence[Buffer]) -> None:
         import numpy as np
 
         total = 0
         for buffer in buffers:
-            source = np.frombuffer(buffer, np.uint8)
+            view = memoryview(buffer)
+            if view.nbytes == 0:
+                continue
+            source = np.frombuffer(view, np.uint8)
             total += len(source)
             at = 0
             while at < len(source):
@@ -109,45 +121,66 @@ class DirectFile(LocalFile):
         self._metrics.add(f"io.write.{self._counter}", total)
 
     def _submit(self, length: int) -> None:
-        self._wait()
-        stage, at = self._stages[0], self._flushed
-        self._stages.reverse()
+        stage, at = self._stages.pop(0), self._flushed
         self._flushed += length
         self._filled = 0
-        self._pending = self._pool.submit(self._write, stage, at, length)
+        self._pending.append((self._pool.submit(self._write, stage, at, length), stage))
+        if not self._stages:
+            self._wait(1)
 
     def _write(self, stage: mmap.mmap, at: int, length: int) -> None:
         view = memoryview(stage)
         done = 0
+        if length == STAGE_BYTES and at + length > self._reserved >= 0:
+            try:
+                os.posix_fallocate(self._fd, at, RESERVE_BYTES)
+                self._reserved = at + RESERVE_BYTES
+            except OSError:
+                self._reserved = -1  # not supported, or not so much is free: the write itself will tell
         while done < length:
             done += os.pwrite(self._fd, view[done:length], at + done)
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            with _said("writing to", self.path):
-                pending.result()
+    def _wait(self, writes: int | None = None) -> None:
+        """Return when the oldest ``writes`` pending writes (all by default) are done."""
+        with _said("writing to", self.path):
+            for _ in range(len(self._pending) if writes is None else writes):
+                done, stage = self._pending.popleft()
+                self._stages.append(stage)
+                try:
+                    done.result()
+                except OSError as why:
+                    self._failed = why
+            if self._failed is not None:
+                raise self._failed
 
     def sync(self) -> None:
+        self._wait()
         if self._filled and not self._tail_done:
             # the tail is written padded to a page; the file is cut to its length; a later write would start over it
             stage, at, filled = self._stages[0], self._flushed, self._filled
             padded = filled + -filled % PAGE
             stage[filled:padded] = bytes(padded - filled)
-            self._wait()
             with _said("writing to", self.path):
                 self._write(stage, at, padded)
             self._tail_done = True
-        self._wait()
         with _said("syncing", self.path):
             os.ftruncate(self._fd, self._at)
+        self._reserved = min(self._reserved, self._at)
         super().sync()
 
     def close(self) -> None:
+        if self._fd < 0:
+            return
         try:
             self._wait()
+            if self._reserved > self._at:
+                os.ftruncate(self._fd, min(self._at, self._flushed))  # never synced: zeros must not pass for rows
         finally:
             self._pool.shutdown()
+            if self._stages:
+                # touched pages are worth keeping: fresh ones cost more than the copy into them
+                _SPARE.extend(self._stages[: MAX_SPARE - len(_SPARE)])
+                self._stages = []
             super().close()
 
 
@@ -165,11 +198,16 @@ class LocalReadable:
         return self._size
 
     def pread(self, offset: int, length: int) -> bytes:
+        # asked first: a damaged length must not make us allocate
+        if min(offset, length) < 0 or offset + length > self._size:
+            raise CorruptionError(f"{length} bytes are wanted, the file has {self._size}", self.path, offset)
         with _said("reading", self.path):
             data = os.pread(self._fd, length, offset)
+            while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
+                data += more  # Linux reads at most 2 GiB a call
         self._metrics.add(self._counter, len(data))
         if len(data) != length:
-            raise CorruptionError(f"the file ends {length - len(data)} bytes before it should", self.path, offset)
+            raise CorruptionError("the file was cut while it was read", self.path, offset + len(data))
         return data
 
     def map(self) -> memoryview:
@@ -181,10 +219,15 @@ class LocalReadable:
                     self._map = memoryview(mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ))
         return self._map
 
-    def __del__(self) -> None:
-        fd = getattr(self, "_fd", -1)
-        if fd >= 0:
+    def close(self) -> None:
+        """Views of the map stay valid."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
             os.close(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self.close()
 
 
 class LocalLock:
@@ -227,7 +270,13 @@ class LocalEnv:
     def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int) -> WritableFile:
         with _said("opening", path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            os.ftruncate(fd, truncate_at)
+            try:
+                if (size := os.fstat(fd).st_size) < truncate_at:
+                    raise CorruptionError(f"the file ends here, {truncate_at} bytes are wanted", path, size)
+                os.ftruncate(fd, truncate_at)
+            except BaseException:
+                os.close(fd)
+                raise
             return LocalFile(fd, path, truncate_at, self.metrics, f"{kind}.{cause}")
 
     def open(self, path: str, *, kind: str) -> LocalReadable:
@@ -250,8 +299,17 @@ class LocalEnv:
             return os.stat(path).st_size
 
     def mkdir(self, path: str) -> None:
+        parent = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path):
+            return
+        self.mkdir(parent)
         with _said("creating the folder", path):
-            os.makedirs(path, exist_ok=True)
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+        self.sync_dir(parent)
 
     def unlink(self, path: str) -> None:
         with _said("removing", path), contextlib.suppress(FileNotFoundError):

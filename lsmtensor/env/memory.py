@@ -18,11 +18,45 @@ from .base import Buffer, Clock, WritableFile
 
 
 class _File:
+    """What readers see (``data``), what a crash cannot take (``safe``), and what lies between them.
+
+    ``log`` holds the writes since the last sync as (offset, bytes), in order; bytes None is a cut to that
+    length. After a failed sync they stay ``lost``: a later sync that succeeds does not bring them to the
+    disk, as the kernel has marked their pages clean.
+    """
+
     def __init__(self, data: bytes = b"") -> None:
-        self.data = bytearray(data)
-        self.synced = bytes(data)
-        # writes since the last sync, in order: (offset, bytes); a crash keeps some of them
-        self.unsynced: list[tuple[int, bytes]] = []
+        self.data, self.safe = bytearray(data), bytes(data)
+        self.log: list[tuple[int, bytes | None]] = []
+        self.lost = 0
+
+    def sync(self) -> None:
+        safe = bytearray(self.safe)
+        for offset, written in self.log[self.lost :]:
+            _apply(safe, offset, written)
+        self.safe = bytes(safe)
+        del self.log[self.lost :]
+
+    def remains(self, luck: random.Random, keep: float) -> bytes:
+        """The bytes after a power loss: each unsynced write is kept, dropped or torn, in any combination."""
+        data = bytearray(self.safe)
+        for offset, written in self.log:
+            kept = luck.random() < keep
+            if written is None and not kept:
+                break  # journaled before what follows it: later writes went to new blocks, and are lost too
+            if kept:
+                torn = bool(written) and luck.random() >= keep
+                _apply(data, offset, written[: luck.randrange(len(written) + 1)] if torn and written else written)
+        return bytes(data)
+
+
+def _apply(data: bytearray, offset: int, written: bytes | None) -> None:
+    if written is None:
+        del data[offset:]
+        return
+    if len(data) < offset:
+        data += bytes(offset - len(data))  # a hole where an earlier write was lost
+    data[offset : offset + len(written)] = written
 
 
 class _Writer(WritableFile):
@@ -32,20 +66,25 @@ class _Writer(WritableFile):
     def writev(self, buffers: Sequence[Buffer]) -> None:
         data = b"".join(bytes(memoryview(b).cast("B")) for b in buffers)
         self._env.before("write", self.path, len(data))
-        # appended in place: a map taken earlier keeps its own copy
         with self._env.guard:
-            self._file.unsynced.append((len(self._file.data), data))
-            self._file.data += data
-        self._env.metrics.add(f"io.write.{self._counter}", len(data))
+            fits = self._env.fits(len(data))
+            self._file.log.append((len(self._file.data), data[:fits]))
+            self._file.data += data[:fits]  # a map taken earlier keeps its own copy
+        self._env.metrics.add(f"io.write.{self._counter}", fits)
+        if fits < len(data):
+            raise StorageError(f"writing to {self.path}: the disk is full; free space and try again", errno.ENOSPC)
 
     def tell(self) -> int:
         return len(self._file.data)
 
     def sync(self) -> None:
-        self._env.before("sync", self.path, 0)
+        try:
+            self._env.before("sync", self.path, 0)
+        except StorageError:
+            self._file.lost = len(self._file.log)
+            raise
         with self._env.guard:
-            self._file.synced = bytes(self._file.data)
-            self._file.unsynced.clear()
+            self._file.sync()
         self._env.metrics.add(f"io.syncs.{self._counter}")
 
     def close(self) -> None:
@@ -62,14 +101,16 @@ class _Readable:
 
     def pread(self, offset: int, length: int) -> bytes:
         self._env.before("read", self.path, length)
-        data = self._data[offset : offset + length]
-        if len(data) != length:
-            raise CorruptionError(f"the file ends {length - len(data)} bytes before it should", self.path, offset)
-        return data
+        if min(offset, length) < 0 or offset + length > len(self._data):
+            raise CorruptionError(f"{length} bytes are wanted, the file has {len(self._data)}", self.path, offset)
+        return self._data[offset : offset + length]
 
     def map(self) -> memoryview:
         self._env.before("read", self.path, len(self._data))
         return memoryview(self._data)
+
+    def close(self) -> None:
+        self._data = b""
 
 
 class _Lock:
@@ -81,7 +122,7 @@ class _Lock:
 
 
 class MemoryEnv:
-    """Files in a dict; folders are implied by names but for their sync state."""
+    """Files in a dict. ``durable`` holds the names that a power loss cannot take; a made folder is one at once."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.metrics = Metrics()
@@ -89,27 +130,40 @@ class MemoryEnv:
         self.guard = threading.RLock()
         self.files: dict[str, _File] = {}
         self.durable: dict[str, _File] = {}
+        # names changed since their folder's sync, in order; None takes the name away; a rename is one step
+        self.pending: list[dict[str, _File | None]] = []
         self.folders: set[str] = set()
         self.locks: set[str] = set()
 
     def before(self, op: str, path: str, size: int) -> None:
         """Called ahead of every operation that may fail or be crashed at."""
 
+    def fits(self, size: int) -> int:
+        """How many of ``size`` bytes the disk still takes."""
+        return size
+
+    def _change(self, step: dict[str, _File | None]) -> None:
+        self.pending.append(step)
+        _rename(self.files, step)
+
     def create(self, path: str, *, kind: str, cause: str, direct: bool = False) -> WritableFile:
         self.before("create", path, 0)
         with self.guard:
             if path in self.files:
                 raise StorageError(f"creating {path}: it exists already", errno.EEXIST)
-            file = self.files[path] = _File()
+            file = _File()
+            self._change({path: file})
         return _Writer(self, path, file, f"{kind}.{cause}")
 
     def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int) -> WritableFile:
         self.before("truncate", path, 0)
         with self.guard:
             file = self._get(path)
-            del file.data[truncate_at:]
-            file.unsynced = [(o, d[: truncate_at - o]) for o, d in file.unsynced if o < truncate_at]
-            file.synced = file.synced[:truncate_at]
+            if truncate_at > len(file.data):
+                raise CorruptionError(f"the file ends here, {truncate_at} bytes are wanted", path, len(file.data))
+            if truncate_at < len(file.data):
+                del file.data[truncate_at:]
+                file.log.append((truncate_at, None))
         return _Writer(self, path, file, f"{kind}.{cause}")
 
     def _get(self, path: str) -> _File:
@@ -142,21 +196,22 @@ class MemoryEnv:
     def unlink(self, path: str) -> None:
         self.before("unlink", path, 0)
         with self.guard:
-            self.files.pop(path, None)
+            if path in self.files:
+                self._change({path: None})
 
     def rename(self, old: str, new: str) -> None:
         self.before("rename", old, 0)
         with self.guard:
-            self.files[new] = self._get(old)
-            del self.files[old]
+            self._change({old: None, new: self._get(old)})
 
     def sync_dir(self, path: str) -> None:
         self.before("sync_dir", path, 0)
         folder = path.rstrip("/")
         with self.guard:
-            for name in [n for n in self.durable if n.rpartition("/")[0] == folder]:
-                del self.durable[name]
-            self.durable.update({n: f for n, f in self.files.items() if n.rpartition("/")[0] == folder})
+            ours = [any(name.rpartition("/")[0] == folder for name in step) for step in self.pending]
+            for step in (s for s, mine in zip(self.pending, ours, strict=True) if mine):
+                _rename(self.durable, step)
+            self.pending = [s for s, mine in zip(self.pending, ours, strict=True) if not mine]
 
     def lock(self, path: str) -> _Lock:
         if path in self.locks:
@@ -167,32 +222,29 @@ class MemoryEnv:
     def crash(self, seed: int = 0, keep: float = 0.5) -> MemoryEnv:
         """What a power loss may leave: a new file system.
 
-        A name not followed by a sync of its folder is kept or lost by chance; so is each unsynced
-        write, and one that is kept may be torn. ``keep=0`` drops all of it, ``keep=1`` keeps it.
+        A created, renamed or removed name whose folder was not synced since is kept or lost by chance
+        (a rename as a whole); so is each unsynced write, and one that is kept may be torn. ``keep=0``
+        drops all of it, ``keep=1`` keeps it.
         """
         luck = random.Random(seed)
         after = MemoryEnv(self.clock)
         after.folders = set(self.folders)
         with self.guard:
-            names = sorted({*self.files, *self.durable})
-            for name in names:
-                now, safe = self.files.get(name), self.durable.get(name)
-                file = now if (now is safe or luck.random() < keep) else safe
-                if file is not None:
-                    after.files[name] = _File(_remains(file, luck, keep))
+            names = dict(self.durable)
+            for step in self.pending:
+                if luck.random() < keep:
+                    _rename(names, step)
+            after.files = {name: _File(names[name].remains(luck, keep)) for name in sorted(names)}
             after.durable = dict(after.files)
         return after
 
 
-def _remains(file: _File, luck: random.Random, keep: float) -> bytes:
-    data = bytearray(file.synced)
-    for offset, written in file.unsynced:
-        if luck.random() < keep:
-            part = written if luck.random() < keep else written[: luck.randrange(len(written) + 1)]
-            if len(data) < offset:
-                data += bytes(offset - len(data))  # a hole where an earlier write was lost
-            data[offset : offset + len(part)] = part
-    return bytes(data)
+def _rename(names: dict[str, _File], step: dict[str, _File | None]) -> None:
+    for name, file in step.items():
+        if file is None:
+            names.pop(name, None)
+        else:
+            names[name] = file
 
 
 class SimulatedCrashError(BaseException):
@@ -204,6 +256,7 @@ class FaultyEnv(MemoryEnv):
 
     ``fail(op, at, code)``: the ``at``-th later call of ``op`` (and, with ``lasting``, all after it) raises
     `StorageError` with that errno. ``crash_at(n)``: the n-th later mutating call raises `SimulatedCrashError`.
+    ``room``: so many bytes fit on the disk; the write that meets the end is left half done, as a disk leaves it.
     """
 
     MUTATING = ("create", "write", "sync", "truncate", "unlink", "rename", "sync_dir", "mkdir")
@@ -218,10 +271,12 @@ class FaultyEnv(MemoryEnv):
         self.calls.append((op, path))
         for rule in self._rules:
             rule(op, path, size)
-        if op == "write" and self.room is not None:
-            if size > self.room:
-                raise StorageError(f"writing to {path}: the disk is full; free space and try again", errno.ENOSPC)
+
+    def fits(self, size: int) -> int:
+        if self.room is not None:
+            size = min(size, self.room)
             self.room -= size
+        return size
 
     def fail(self, op: str, at: int = 1, code: int = errno.EIO, lasting: bool = False) -> None:
         count = 0

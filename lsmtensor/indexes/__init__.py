@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidArgumentError
+from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
 from ..registry import Registry, Spec
 from .base import VectorIndex
 
@@ -24,43 +24,49 @@ def create(
 ) -> VectorIndex:
     """An empty index: ``create("hnsw(m=16)", dim=384, metric="cosine")``.
 
-    ``metric`` is ``cosine``, ``l2`` (default), ``ip``, ``l1`` or ``hamming``, here or in the spec. ``kernel`` names
-    a backend. Raises `UnknownNameError` for an unknown index or parameter.
+    ``metric`` is ``l2`` (default), ``cosine``, ``ip``, ``l1`` or ``hamming``, here or in the spec; ``kernel`` names a
+    backend. An instance passes through. `UnknownNameError` for an unknown index, parameter or metric.
     """
     if isinstance(spec, VectorIndex):
         return spec
-    if not isinstance(dim, int) or dim < 1:
-        raise InvalidArgumentError(f"dim={dim!r}; give the number of dimensions, 1 or more")
-    extra: dict[str, Any] = {"dim": dim, "kernel": kernel}
-    if metric is not None:
-        extra["metric"] = metric
     parsed = Spec.of(spec)
     if metric is not None and parsed.params.get("metric", metric) != metric:
         raise InvalidArgumentError(f"metric={metric!r}, and the spec says {parsed.params['metric']!r}; give one")
+    extra = {"dim": dim, "kernel": kernel, "threads": threads, **({} if metric is None else {"metric": metric})}
     made: VectorIndex = REGISTRY.create(parsed, **extra)
     made.spec = parsed
     return made
 
 
 def from_sections(
-    header: dict[str, Any], arrays: dict[str, np.ndarray], *, vectors: np.ndarray | None = None, kernel: str | None = None
-) -> VectorIndex:
-    """The index that `VectorIndex.to_sections` described; ``vectors`` (n, d) where it stored none of its own."""
-    name = str(header.get("name"))
-    factory: Any = REGISTRY.get(name)
-    made: VectorIndex = factory.from_sections(header, arrays, vectors=vectors, kernel=kernel)
-    made.spec = Spec.of(header.get("spec", name))
-    return made
+    header: dict[str, Any], arrays: dict[str, np.ndarray], *, vectors: np.ndarray | None = None, kernel: str | None = None,
+    threads: int | None = None, where: str = "",
+) -> VectorIndex:  # fmt: skip
+    """The index that `VectorIndex.to_sections` described; ``vectors`` (n, dim) where it stored none of its own.
+
+    ``where`` names the file in errors: `CorruptionError` for what does not hold together.
+    """
+    try:
+        factory: Any = REGISTRY.get(str(header["name"]))
+        made: VectorIndex = factory.from_sections(header, arrays, vectors=vectors, kernel=kernel, threads=threads)
+        made.spec = Spec.parse(header["spec"])
+        return made
+    except CorruptionError as why:
+        raise CorruptionError(why.message, why.path or where, why.offset) from why
+    except LsmTensorError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as why:
+        raise CorruptionError(f"the header describes no index ({why!r})", where) from why
 
 
-def load(path: str | os.PathLike[str], *, kernel: str | None = None) -> VectorIndex:
-    """An index that `VectorIndex.save` wrote, over its map. `CorruptionError` for damage."""
+def load(path: str | os.PathLike[str], *, kernel: str | None = None, threads: int | None = None) -> VectorIndex:
+    """An index that `VectorIndex.save` wrote, over its map, every byte checked. `CorruptionError` for damage."""
     from ..env.local import LocalEnv
     from . import container
 
     name = os.fspath(path)
     header, arrays = container.unpack(LocalEnv().open(name, kind="index").map(), where=name)
-    return from_sections(header, arrays, kernel=kernel)
+    return from_sections(header, arrays, kernel=kernel, threads=threads, where=name)
 
 
 __all__ = ["REGISTRY", "VectorIndex", "create", "from_sections", "load", "names"]

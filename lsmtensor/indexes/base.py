@@ -1,261 +1,372 @@
-"""The contract of a vector index, and what all of them share: checks, ids, saving.
+"""The contract of a vector index, and what all of them share: checks, ids, filters, threads, saving.
 
-Inside, rows are numbered 0..n-1 in order of arrival; users see their own integer ids. Removed rows stay
-as marks until `consolidate`. Distances are smaller-is-nearer: cosine 1 - cos, l2 Euclidean, ip minus
-the inner product.
+Inside, rows are numbered 0..n-1 in order of arrival; users see integer ids of their own. Removed rows stay as
+marks, which a search crosses and does not answer, until `consolidate`. Distances are smaller-is-nearer: cosine
+1 - cos (a zero vector: 1), l2 Euclidean, ip minus the inner product, l1, hamming the number of unequal places.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import kernels
-from ..errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnknownNameError
+from ..errors import DuplicateKeyError, FormatVersionError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnknownNameError
 from ..kernels.contract import METRICS
 from ..registry import Spec, near
+from .rows import Rows
+
+# over this share of removed rows an index is built again
+DEAD_SHARE = 0.2
+Found = tuple[np.ndarray, np.ndarray]
 
 
-class VectorIndex:
-    """Vectors with integer ids, and a search among them. Not safe for writing from two threads at once."""
+class VectorIndex(ABC):
+    """Vectors float32 (n, dim) with integer ids, and a search among them.
+
+    Reads may run beside each other; a write wants the index to itself. A plug-in gives ``name``, ``_insert``, ``_near``
+    and, where it keeps more than rows, ``_arrays``, ``_restore`` and ``_clear``; see docs/indexes.md.
+    """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     search_params: ClassVar[tuple[str, ...]] = ()
+    # recall@10 that the conformance suite asks of the default parameters
+    recall_floor: ClassVar[float] = 0.9
 
-    def __init__(self, dim: int, metric: str = "l2", kernel: str | None = None) -> None:
+    def __init__(self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
+            raise InvalidArgumentError(f"dim={dim!r}; give the number of dimensions, 1 or more")
         if metric not in METRICS:
             raise UnknownNameError(f"no metric named {metric!r}; {near(str(metric), METRICS)}")
-        self.dim, self.metric = dim, metric
+        self.dim, self.metric = int(dim), metric
+        self.threads = int(threads or os.environ.get("LSMTENSOR_THREADS") or 1)
         self.spec = Spec(self.name)
         self._code = METRICS[metric]
-        self._kernels = kernels.choose(kernel)
-        self._vectors = np.empty((0, dim), np.float32)
-        self._ids: np.ndarray | None = np.empty(0, np.int64)
-        self._alive: np.ndarray | None = None
+        self._kernels: Any = kernels.choose(kernel)
+        self._empty()
+
+    def _empty(self) -> None:
+        self._vectors = Rows(np.empty((0, self.dim), np.float32))
+        # None: the ids are the row numbers
+        self._ids: Rows | None = None
+        self._alive: Rows | None = None
+        self._dead = self._next_id = 0
         self._row_of: dict[int, int] | None = None
+        self._clear()
 
     # -- what an index adds ----------------------------------------------------------------------
 
-    def _added(self, start: int) -> None:
-        """Rows from ``start`` on were appended to ``_vectors``."""
-        raise TypeError("abstract")  # pragma: no cover
+    @abstractmethod
+    def _insert(self, start: int, stop: int) -> None:
+        """Take in rows [start, stop) of ``_vectors``."""
 
-    def _nearest(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(rows int64 (q, k), kernel distances float32 (q, k)), padded with -1 and inf."""
-        raise TypeError("abstract")  # pragma: no cover
+    @abstractmethod
+    def _near(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> Found:
+        """(rows int64 (q, k), kernel distances float32 (q, k)) among those whose mask is not 0, padded with -1 and inf."""
+
+    def _clear(self) -> None:  # noqa: B027 - an index of nothing but rows has nothing to forget
+        """Forget everything."""
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """What must be saved beside vectors and ids."""
         return {}
 
-    def _restore(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """The reverse of ``_arrays``."""
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:  # noqa: B027 - likewise
+        """The reverse of ``_arrays``; `CorruptionError` for what would lead a search astray."""
 
     def _settings(self) -> dict[str, Any]:
-        """Constructor arguments beside dim, metric and kernel."""
+        """Constructor arguments beside dim, metric, kernel and threads."""
         return {}
+
+    def _inserted(self, stop: int) -> int:
+        """How many rows were taken in when an insertion up to ``stop`` was broken off."""
+        return stop
 
     # -- rows ------------------------------------------------------------------------------------
 
     def train(self, x: Any) -> VectorIndex:
-        """Learn from a sample (n, dim); indexes without parameters to learn only check it."""
+        """Learn from a sample (n, dim); indexes without anything to learn only check it."""
         self._check(x, "x")
         return self
 
-    def add(self, vectors: Any, ids: Any = None) -> None:
-        """Add rows (n, dim) or one (dim,). ``ids=None`` continues from the highest id. Present ids are refused."""
+    def add(self, vectors: Any, ids: Any = None, *, copy: bool = True) -> None:
+        """Add rows (n, dim), or one (dim,). ``ids=None`` continues from the highest id.
+
+        ``copy=False`` lets an empty index borrow a float32 array that will not change. Raises `SchemaError` for a wrong
+        shape, NaN or infinity, `DuplicateKeyError` for a present id; then nothing is added. Broken off by Ctrl-C,
+        the index holds the first rows, whole.
+        """
         rows = self._check(vectors, "vectors")
-        start = len(self._vectors)
-        if ids is None:
-            first = int(self._all_ids().max()) + 1 if start else 0
-            new = np.arange(first, first + len(rows), dtype=np.int64)
+        new = self._new_ids(ids, len(rows))
+        if len(rows):
+            self._take(rows, new, copy)
+
+    def _take(self, rows: np.ndarray, new: np.ndarray, copy: bool = True) -> None:
+        start, stop = len(self._vectors), len(self._vectors) + len(rows)
+        if self._ids is None and not (new[0] == start and new[-1] == stop - 1 and (np.diff(new) == 1).all()):
+            self._ids = Rows(np.arange(start))
+        if start == 0 and not copy:
+            self._vectors = Rows(rows)
         else:
-            new = np.atleast_1d(np.asarray(ids))
-            if new.dtype.kind not in "iu" or new.shape != (len(rows),) or (new < 0).any():
-                raise InvalidArgumentError(
-                    f"ids of dtype {new.dtype} and shape {new.shape} for {len(rows)} rows; give one integer of 0 or more each"
-                )
-            new = new.astype(np.int64)
-            values, counts = np.unique(new, return_counts=True)
-            if (counts > 1).any():
-                raise DuplicateKeyError(f"id {values[counts > 1][0]} is given twice")
-            present = np.isin(new, self._live_ids())
-            if present.any():
-                raise DuplicateKeyError(f"id {new[present][0]} is there already; update() replaces it")
-        if len(rows) == 0:
-            return
-        # one copy for the first load; later ones append
-        self._vectors = rows.copy() if start == 0 else np.concatenate([self._vectors, rows])
-        self._ids = np.concatenate([self._all_ids()[:start], new])
+            self._vectors.append(rows)
+        if self._ids is not None:
+            self._ids.append(new)
         if self._alive is not None:
-            self._alive = np.concatenate([self._alive, np.ones(len(rows), np.uint8)])
-        self._row_of = None
-        self._added(start)
+            self._alive.append(np.ones(len(rows), np.uint8))
+        if self._row_of is not None:
+            self._row_of.update(zip(new.tolist(), range(start, stop), strict=True))
+        self._next_id = max(self._next_id, int(new.max()) + 1)
+        try:
+            self._insert(start, stop)
+        except BaseException:
+            done = self._inserted(stop)
+            for part in (self._vectors, self._ids, self._alive):
+                if part is not None:
+                    part.cut(done)
+            self._row_of = None
+            raise
+
+    def _new_ids(self, ids: Any, count: int) -> np.ndarray:
+        if ids is None:
+            return np.arange(self._next_id, self._next_id + count, dtype=np.int64)
+        new = np.atleast_1d(np.asarray(ids))
+        if new.shape != (count,) or (count and (new.dtype.kind not in "iu" or new.min() < 0 or new.max() >= 2**63 - 1)):
+            raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {count} rows; give one integer from 0 to 2**63 - 2 each")
+        new = new.astype(np.int64)
+        values, counts = np.unique(new, return_counts=True)
+        if len(values) < count:
+            raise DuplicateKeyError(f"id {values[counts > 1][0]} is given twice")
+        if count and values[0] < self._next_id:
+            present = next((i for i in new.tolist() if self._row(i) is not None), None)
+            if present is not None:
+                raise DuplicateKeyError(f"id {present} is there already; update() replaces it")
+        return new
 
     def remove(self, ids: Any) -> int:
-        """Remove by id; absent ones are ignored. Returns how many went. Over a fifth dead, the index is rebuilt."""
-        rows = [r for r in (self._rows().get(int(i)) for i in np.atleast_1d(ids)) if r is not None]
+        """Remove by id, absent ones ignored; how many went. Over a fifth dead, the index is built again."""
+        rows = sorted({row for row in map(self._row, np.atleast_1d(np.asarray(ids)).tolist()) if row is not None})
         if rows:
             if self._alive is None:
-                self._alive = np.ones(len(self._vectors), np.uint8)
-            self._alive[rows] = 0
-            self._row_of = None
-            if len(self) < 0.8 * len(self._vectors):
+                self._alive = Rows(np.empty(0, np.uint8))
+                self._alive.append(np.ones(len(self._vectors), np.uint8))
+            if self._row_of is not None:
+                for id_ in self._all_ids()[rows].tolist():
+                    del self._row_of[id_]
+            self._alive.array[rows] = 0
+            self._dead += len(rows)
+            if self._dead > DEAD_SHARE * len(self._vectors):
                 self.consolidate()
-        return len(set(rows))
+        return len(rows)
 
     def update(self, vectors: Any, ids: Any) -> None:
-        """Replace or add rows by id."""
-        self._check(vectors, "vectors")
-        self.remove(ids)
-        self.add(vectors, ids)
+        """Replace rows by id; absent ids are added."""
+        rows = self._check(vectors, "vectors")
+        new = np.atleast_1d(np.asarray(ids))
+        # refused before anything goes
+        if new.dtype.kind not in "iu" or new.shape != (len(rows),) or len(np.unique(new)) < len(new) or (new < 0).any():
+            raise InvalidArgumentError(
+                f"ids of dtype {new.dtype} and shape {new.shape} for {len(rows)} rows; give one distinct integer of 0 or more each"
+            )
+        self.remove(new)
+        self.add(rows, new)
 
     def consolidate(self) -> None:
         """Forget removed rows and build again from the rest."""
-        if self._alive is not None:
-            keep = self._alive.astype(bool)
-            vectors, ids = self._vectors[keep], self._all_ids()[keep]
-            self._vectors, self._ids, self._alive, self._row_of = np.empty((0, self.dim), np.float32), np.empty(0, np.int64), None, None
-            self._restore({"empty": True}, {})
-            self.add(vectors, ids)
+        if self._dead:
+            keep, next_id = self._live(), self._next_id
+            vectors, ids = self._vectors.array[keep], self._all_ids()[keep]
+            self._empty()
+            self._next_id = next_id
+            if len(ids):
+                self._take(vectors, ids, copy=False)
 
     def merge(self, other: VectorIndex) -> None:
-        """Add every row of another index of the same metric and width."""
+        """Add every row of another index, of any kind, of the same metric and width. `DuplicateKeyError` for shared ids."""
         if other.dim != self.dim or other.metric != self.metric:
-            raise InvalidArgumentError(f"merging {other.metric} of {other.dim} dimensions into {self.metric} of {self.dim}")
-        keep = slice(None) if other._alive is None else other._alive.astype(bool)
-        self.add(other._vectors[keep], other._all_ids()[keep])
+            raise InvalidArgumentError(f"merging {other.metric} of {other.dim} dimensions into {self.metric} of {self.dim}; both must agree")
+        keep = other._live()
+        self.add(other._vectors.array[keep], other._all_ids()[keep])
 
-    def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002 - the field's name
-        """The vector of an id, float32 (dim,)."""
-        row = self._rows().get(int(id))
+    def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002 - the name that users type
+        """The vector of an id, float32 (dim,), a copy. `KeyNotFoundError` where there is none."""
+        row = self._row(int(id))
         if row is None:
             raise KeyNotFoundError(f"no vector has id {id}")
-        return self._vectors[row].copy()
+        return self._vectors.array[row].copy()
 
     def __len__(self) -> int:
-        return len(self._vectors) if self._alive is None else int(self._alive.sum())
+        return len(self._vectors) - self._dead
+
+    def _live(self) -> np.ndarray:
+        return np.arange(len(self._vectors)) if self._alive is None else np.flatnonzero(self._alive.array)
 
     def _all_ids(self) -> np.ndarray:
+        return np.arange(len(self._vectors)) if self._ids is None else self._ids.array
+
+    def _row(self, id_: int) -> int | None:
         if self._ids is None:
-            self._ids = np.arange(len(self._vectors), dtype=np.int64)
-        return self._ids
-
-    def _live_ids(self) -> np.ndarray:
-        return self._all_ids() if self._alive is None else self._all_ids()[self._alive.astype(bool)]
-
-    def _rows(self) -> dict[int, int]:
+            there = 0 <= id_ < len(self._vectors) and (self._alive is None or self._alive.array[id_])
+            return id_ if there else None
         if self._row_of is None:
-            alive = np.flatnonzero(self._alive) if self._alive is not None else np.arange(len(self._vectors))
-            self._row_of = dict(zip(self._all_ids()[alive].tolist(), alive.tolist(), strict=True))
-        return self._row_of
+            live = self._live()
+            self._row_of = dict(zip(self._ids.array[live].tolist(), live.tolist(), strict=True))
+        return self._row_of.get(id_)
 
     def _check(self, rows: Any, what: str) -> np.ndarray:
+        if type(rows) is np.ndarray and rows.dtype == np.float32 and rows.shape == (self.dim,) and rows.flags.c_contiguous:
+            # one query or row as it should be: the checks of many cost more than its search
+            if not isfinite(rows.dot(rows)) and not np.isfinite(rows).all():
+                raise SchemaError(f"{what}, row 0: holds NaN or infinity, which has no distance")
+            return rows[None, :]
         array = np.asarray(rows)
         if array.ndim == 1:
             array = array[None, :] if array.size else array.reshape(0, self.dim)
         if array.ndim != 2 or array.shape[1] != self.dim:
             raise SchemaError(f"{what} of shape {np.shape(rows)}; wanted (n, {self.dim}) or ({self.dim},)")
-        if array.dtype.kind not in "fiub":
-            raise SchemaError(f"{what} of dtype {array.dtype}; wanted numbers")
-        array = np.ascontiguousarray(array, np.float32)
-        bad = np.flatnonzero(np.isnan(array).any(axis=1))
-        if len(bad):
-            raise SchemaError(f"{what}, row {bad[0]}: holds NaN, which has no distance")
+        if array.dtype != np.float32:
+            if array.dtype.kind not in "fiub":
+                raise SchemaError(f"{what} of dtype {array.dtype}; wanted real numbers")
+            array = array.astype(np.float32)
+        array = np.ascontiguousarray(array)
+        for start in range(0, len(array), 65536):
+            block = array[start : start + 65536]
+            # a sum is finite when all are, unless it overflows: then look closer
+            if not np.isfinite(block.sum()):
+                bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+                if len(bad):
+                    raise SchemaError(f"{what}, row {start + bad[0]}: holds NaN or infinity, which has no distance")
         return array
 
     # -- search ----------------------------------------------------------------------------------
 
-    def search(self, queries: Any, k: int = 10, filter: Any = None, **params: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: A002
-        """(ids int64, distances float32) of shape (q, k), or (k,) for a 1-D query; -1 and inf where fewer are.
+    def search(self, queries: Any, k: int = 10, filter: Any = None, **params: Any) -> Found:  # noqa: A002 - the name that users type
+        """(ids int64, distances float32), (q, k) for queries (q, dim) and (k,) for one (dim,): nearest first, ties by row.
 
-        ``filter`` is a bool mask over the rows in order of arrival, or an array of the ids to allow.
+        -1 and inf where fewer are. ``filter`` is a mask (bool or uint8) over the rows in order of arrival, or an array of
+        the ids to allow. ``params`` are those of the index; unknown ones raise `UnknownNameError`.
         """
         block = self._check(queries, "queries")
-        if not isinstance(k, (int, np.integer)) or k < 0:
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
             raise InvalidArgumentError(f"k={k!r}; give 0 or more")
         for name in params:
             if name not in self.search_params:
                 raise UnknownNameError(f"index {self.name!r} has no search parameter {name!r}; {near(name, self.search_params)}")
         mask = self._mask(filter)
-        rows, distances = self._nearest(block, int(k), mask, **params)
+        if self.threads > 1 and len(block) > 1:
+            rows, distances = self._split(lambda part: self._near(part, int(k), mask, **params), block)
+        else:
+            rows, distances = self._near(block, int(k), mask, **params)
         if self.metric == "l2":
-            distances = np.sqrt(np.maximum(distances, 0))
-        ids = np.where(rows >= 0, self._all_ids()[rows], -1) if len(self._vectors) else rows
-        return (ids[0], distances[0]) if np.ndim(queries) == 1 else (ids, distances)
+            np.sqrt(distances, out=distances)
+        if self._ids is not None:
+            rows = np.where(rows >= 0, self._ids.array[rows], -1) if len(self._vectors) else rows
+        one = getattr(queries, "ndim", None) or np.ndim(queries)
+        return (rows[0], distances[0]) if one == 1 else (rows, distances)
+
+    def _split(self, work: Callable[[np.ndarray], Found], block: np.ndarray) -> Found:
+        """Queries over threads; each query is answered by one, so the count changes nothing in an answer."""
+        # a pool a call: nothing of it is alive at a fork
+        with ThreadPoolExecutor(min(self.threads, len(block))) as pool:
+            parts = list(pool.map(work, np.array_split(block, min(self.threads, len(block)))))
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([distances for _, distances in parts])
 
     def _mask(self, allowed: Any) -> np.ndarray | None:
+        alive = None if self._alive is None else self._alive.array
         if allowed is None:
-            return self._alive
-        given = np.asarray(allowed)
-        if given.dtype == bool or (given.dtype == np.uint8 and len(given) == len(self._vectors)):
-            if given.shape != (len(self._vectors),):
-                raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({len(self._vectors)},)")
-            mask = np.ascontiguousarray(given).view(np.uint8)
-        else:
+            return alive
+        given, n = np.asarray(allowed), len(self._vectors)
+        if given.dtype in (bool, np.uint8):
+            if given.shape != (n,):
+                raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({n},), or integer ids (not uint8)")
+            mask = np.ascontiguousarray(given != 0).view(np.uint8)
+        elif given.size == 0 or given.dtype.kind in "iu":
             mask = np.isin(self._all_ids(), given).view(np.uint8)
-        return mask if self._alive is None else mask & self._alive
+        else:
+            raise InvalidArgumentError(f"a filter of dtype {given.dtype}; give a mask of {n} or an array of ids")
+        return mask if alive is None else mask & alive
 
     # -- as bytes --------------------------------------------------------------------------------
 
-    def to_sections(self, *, vectors: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """(JSON header, arrays). Without ``vectors`` and ids: a segment beside the rows it indexes."""
+    def to_sections(self, *, include_vectors: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """(a header for JSON, arrays). Without vectors it is a segment beside a table file: its ids are row numbers."""
+        if not include_vectors and (self._ids is not None or self._dead):
+            raise InvalidArgumentError("a segment without its vectors needs ids 0..n-1 and no removed rows; give include_vectors=True")
         arrays = dict(self._arrays())
-        if vectors:
-            arrays["vectors"], arrays["ids"] = self._vectors, self._all_ids()
+        if include_vectors:
+            arrays["vectors"] = self._vectors.array
+            if self._ids is not None:
+                arrays["ids"] = self._ids.array
             if self._alive is not None:
-                arrays["alive"] = self._alive
-        header = {"name": self.name, "spec": str(self.spec), "dim": self.dim, "metric": self.metric, "settings": self._settings()}
+                arrays["alive"] = self._alive.array
+        header = {
+            "name": self.name, "version": self.version, "spec": str(self.spec), "dim": self.dim, "metric": self.metric,
+            "rows": len(self._vectors), "next_id": self._next_id, "settings": self._settings(),
+        }  # fmt: skip
         return header, arrays
 
     @classmethod
     def from_sections(
-        cls, header: dict[str, Any], arrays: dict[str, np.ndarray], *, vectors: np.ndarray | None = None, kernel: str | None = None
-    ) -> VectorIndex:
-        made = cls(dim=int(header["dim"]), metric=str(header["metric"]), kernel=kernel, **header["settings"])
-        own = arrays.get("vectors", vectors)
-        if own is None or own.ndim != 2 or own.shape[1] != made.dim:
-            raise InvalidArgumentError(f"an index of {made.dim} dimensions over vectors of shape {None if own is None else own.shape}")
-        made._vectors = np.ascontiguousarray(own, np.float32)
-        made._ids = arrays.get("ids")
-        made._alive = arrays["alive"].copy() if "alive" in arrays else None
-        made._restore(header, arrays)
+        cls, header: dict[str, Any], arrays: dict[str, np.ndarray], *, vectors: np.ndarray | None = None,
+        kernel: str | None = None, threads: int | None = None,
+    ) -> VectorIndex:  # fmt: skip
+        """The index of `to_sections`, over ``vectors`` (n, dim), borrowed where float32 and contiguous, where it holds none."""
+        if header["version"] > cls.version:
+            raise FormatVersionError(f"this {cls.name} index has format {header['version']}; this lsmtensor reads up to {cls.version}: upgrade it")
+        made = cls(dim=header["dim"], metric=header["metric"], kernel=kernel, threads=threads, **header["settings"])
+        own, rows = arrays.get("vectors", vectors), int(header["rows"])
+        parts = [len(arrays[n]) for n in ("ids", "alive") if n in arrays]
+        if own is None or own.shape != (rows, made.dim) or any(n != rows for n in parts):
+            raise InvalidArgumentError(f"an index of {rows} rows of {made.dim} over vectors of shape {None if own is None else own.shape}, {parts}")
+        made._vectors = Rows(np.ascontiguousarray(own, np.float32))
+        made._ids = Rows(np.asarray(arrays["ids"], np.int64)) if "ids" in arrays else None
+        if "alive" in arrays:
+            made._alive = Rows(np.array(arrays["alive"] != 0, np.uint8))
+            made._dead = rows - int(made._alive.array.sum())
+        made._next_id = int(header["next_id"])
+        made._restore(arrays)
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a new file, whole or not at all."""
+        """Write a file, whole or not at all; a present one is replaced."""
         from ..env.local import LocalEnv
         from . import container
 
         env, name = LocalEnv(), os.fspath(path)
-        temporary = f"{name}.tmp"
-        env.unlink(temporary)
-        with env.create(temporary, kind="index", cause="commit") as file:
-            file.writev(container.pack(*self.to_sections(vectors=True)))
+        with env.create(f"{name}.{os.getpid()}.tmp", kind="index", cause="commit") as file:
+            file.writev(container.pack(*self.to_sections(include_vectors=True)))
             file.sync()
-        env.rename(temporary, name)
+        env.rename(f"{name}.{os.getpid()}.tmp", name)
         env.sync_dir(os.path.dirname(name) or ".")
 
     def digest(self) -> str:
-        """SHA-256 over the index's bytes: equal for equal data, parameters, seed, backend and instruction set."""
+        """BLAKE3 of the index's bytes: a function of the calls, parameters, seed, backend and instruction set."""
+        from blake3 import blake3
+
         from . import container
 
-        state = hashlib.sha256()
-        for buffer in container.pack(*self.to_sections(vectors=True)):
+        state = blake3()
+        for buffer in container.pack(*self.to_sections(include_vectors=True)):
             state.update(buffer)
-        return state.hexdigest()
+        return str(state.hexdigest())
 
     def memory(self) -> dict[str, int]:
-        """Bytes by part."""
-        parts = {"vectors": self._vectors.nbytes, **{n: a.nbytes for n, a in self._arrays().items()}}
+        """Bytes by part; mapped ones count too."""
+        parts = {name: array.nbytes for name, array in self.to_sections(include_vectors=True)[1].items()}
         return {**parts, "total": sum(parts.values())}
 
     def stats(self) -> dict[str, Any]:
-        removed = len(self._vectors) - len(self)
-        return {"name": self.name, "rows": len(self), "removed": removed, "backend": self._kernels.backend, "isa": self._kernels.isa}
+        """What is in it and what computes."""
+        return {
+            "name": self.name, "spec": str(self.spec), "dim": self.dim, "metric": self.metric, "rows": len(self),
+            "removed": self._dead, "backend": self._kernels.backend, "isa": self._kernels.isa, "bytes": self.memory()["total"],
+        }  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"<lsmtensor index {self.spec} {len(self):,} rows of {self.dim}, {self.metric}, {self._kernels.isa}>"
+        return f"<lsmtensor index {self.spec}: {len(self):,} rows of {self.dim}, {self.metric}, {self._kernels.isa}>"

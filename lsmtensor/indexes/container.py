@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..env.checksum import crc32c
-from ..errors import CorruptionError, FormatVersionError
+from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError
 
 MAGIC = b"LSMTIDX\x01"
 FORMAT = 1
 _HEAD = struct.Struct("<8sIIII")
-DTYPES = ("<f4", "<f2", "<u4", "<i8", "<u8", "|u1", "|i1", "<u2", "<i4")
+# on disk: what an array may be of
+DTYPES = ("|u1", "|i1", "<u2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4")
 
 
 def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
@@ -28,6 +29,8 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
     listed, buffers, at = [], [], 0
     for name, array in arrays.items():
         whole = np.ascontiguousarray(array)
+        if whole.dtype.str not in DTYPES:
+            raise InvalidArgumentError(f"array {name!r} of dtype {whole.dtype} in an index file; give one of {', '.join(DTYPES)}")
         flat = memoryview(whole.reshape(-1).view(np.uint8).data) if whole.size else memoryview(b"")
         listed.append({"name": name, "dtype": whole.dtype.str, "shape": list(whole.shape), "offset": at, "crc": crc32c(flat)})
         pad = -len(flat) % 64
@@ -73,5 +76,5 @@ def unpack(data: Any, *, where: str = "") -> tuple[dict[str, Any], dict[str, np.
         if any(view[end:]):
             raise CorruptionError("bytes behind the last array", where, end)
         return value["header"], arrays
-    except (KeyError, TypeError, ValueError) as why:
+    except (KeyError, TypeError, ValueError, RecursionError) as why:
         raise CorruptionError(f"the header of the index file does not parse ({why!r})", where, _HEAD.size) from why

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 
 from . import REGISTRY
-from .base import VectorIndex
+from .base import Found, VectorIndex
 
 
 @REGISTRY.register("flat")
 class Flat(VectorIndex):
-    """Build O(1), search O(n d) a query, memory n d floats."""
+    """Build O(1), search O(n d) a query, no memory beside the rows."""
 
     name = "flat"
+    recall_floor = 1.0
 
-    def _added(self, start: int) -> None:
+    def _insert(self, start: int, stop: int) -> None:
         """A list of rows needs no work."""
 
-    def _nearest(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> tuple[np.ndarray, np.ndarray]:
-        rows, distances = self._kernels.topk(queries, self._vectors, k, self._code, mask)
+    def _near(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> Found:
+        rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
         return rows, distances

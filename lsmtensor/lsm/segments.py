@@ -184,6 +184,8 @@ class Segment:
         if mask is not None and self.rows is not None:
             mask = mask[self.rows]
         ids, distances = self.index.search(queries, k, filter=mask, **params)
+        if self.rows is not None and len(self.rows):
+            ids = np.where(ids >= 0, self.rows[ids], -1)
         return ids, distances
 
 
@@ -193,7 +195,8 @@ def _open_segment(tree: Tree, source: RunSource, ref: SegmentRef) -> Segment:
     if header.get("rows") != source.rows:
         raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {source.rows}", path=path, offset=0)
     vectors, rows = _vectors(source, ref.column)
-    if (rows is None) != ("ids" not in arrays) or (rows is not None and not np.array_equal(rows, arrays["ids"])):
+    stored = arrays.pop("_rows", None)
+    if (rows is None) != (stored is None) or (rows is not None and stored is not None and not np.array_equal(rows, stored)):
         raise CorruptionError("the segment indexes other rows than have vectors", path=path, offset=0)
     return Segment(indexes.from_sections(header["index"], arrays, vectors=vectors, kernel=tree.config.kernel), rows)
 
@@ -216,10 +219,10 @@ def _build(tree: Tree, table_id: int, run: RunSource, file: TableFile, name: str
     spec = Spec.parse(entry["spec"])
     vectors, rows = _vectors(run, entry["column"])
     index = indexes.create(spec, dim=vectors.shape[1], kernel=tree.config.kernel)
-    index.add(vectors, rows)
+    index.add(vectors)
     header, arrays = index.to_sections()
     if rows is not None:
-        arrays["ids"] = rows
+        arrays["_rows"] = rows
     number = tree.next_file()
     file_name = f"{file.ref.number:06d}.i{number}.{spec.name}"
     path = f"{tree.path}/sst/{file_name}"

@@ -20,6 +20,8 @@ from .format import FORMAT, MAGIC, TRAILER, key_json, place
 from .meta import TableMeta
 from .zones import zone_map
 
+PIECE_BYTES = 1 << 20
+
 
 class _Chunks:
     """CRC32C and leaf hash of every ``size`` bytes of what is written, taken in place."""
@@ -118,8 +120,12 @@ class _Writer:
 
     def _out(self, buffers: list[Any]) -> None:
         for buffer in buffers:
-            self._chunks.update(buffer)
-        self._file.writev(buffers)
+            view = memoryview(buffer).cast("B")
+            # piece by piece: it is hashed and copied while in cache, and the disk writes the ones before
+            for at in range(0, len(view), PIECE_BYTES):
+                piece = view[at : at + PIECE_BYTES]
+                self._chunks.update(piece)
+                self._file.write(piece)
 
     def write(self, pairs: Iterable[tuple[pa.RecordBatch, pa.Array]]) -> TableMeta:
         head = ipc.MAGIC + self._schema.serialize().to_pybytes()

@@ -1,0 +1,230 @@
+"""``lsmtensor …``: every command is a few lines over the library; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .bench import WORKLOADS
+from .errors import LsmTensorError
+
+if TYPE_CHECKING:
+    from .bench.runner import Options
+    from .config import RunConfig
+
+
+class Group(click.Group):
+    """Our errors become one sentence and exit code 1; a wrong figure too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (LsmTensorError, AssertionError) as why:
+            raise click.ClickException(str(why) or type(why).__name__) from why
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="lsmtensor")
+def main() -> None:
+    """A tensor database in a folder, and a laboratory for building one."""
+
+
+def _settings(command: Any) -> Any:
+    command = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting, such as sstable.filter=none.")(command)
+    return click.option("--config", "config_path", type=click.Path(exists=True, dir_okay=False), help="Settings from a TOML file.")(command)
+
+
+def _config(path: str | None, settings: tuple[str, ...], seed: int | None = None) -> RunConfig:
+    from pathlib import Path
+
+    from .config import RunConfig
+
+    config = RunConfig() if path is None else RunConfig.from_toml(Path(path).read_text(encoding="utf-8"))
+    more = () if seed is None else (f"seed={seed}",)
+    return config.with_set(*settings, *more)
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    """A list by commas; those inside brackets belong to a spec."""
+    if not text:
+        return ()
+    parts, depth, current = [], 0, ""
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += letter
+    return tuple(p for p in (*parts, current.strip()) if p)
+
+
+@main.command()
+@click.option("--db", "path", default="debian.lsm", show_default=True, help="Where the database is made and left.")
+@click.option("--out", default="runs", show_default=True, help="Folder for the record, the log of acknowledgements and the page.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of the full data set, instead of the bundled part.")
+@click.option("--kills", type=click.IntRange(1), default=3, show_default=True, help="Writer processes to kill.")
+@click.option("--seed", type=int, help="Seed of all random choices.")
+@click.option("--figure", type=click.Path(dir_okay=False), help="Also write the plots as PNG.")
+@_settings
+def run(path: str, out: str, data: str | None, kills: int, seed: int | None, figure: str | None, config_path: str | None, settings: tuple[str, ...]) -> None:
+    """The main job on real data: ingest, killed writers, search, the past, proofs, figures."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from .bench import main_job, page, plots, show
+
+    console = Console()
+    job = main_job.make(path, out, data, _config(config_path, settings, seed), console.print, lambda what, total: show.progress(console, what, total), kills)
+    record = main_job.run(job)
+    example = main_job.THREE_LINES.format(path=path, name=job.names(job.queries[:1])[0])
+    report = Path(out) / "run.html"
+    page.write(report, [record], example)
+    if figure is not None:
+        Path(figure).write_bytes(plots.png(plots.main_job(record["facts"])))
+    show.main_job(console, record["facts"])
+    console.print(f"done in {record['facts']['seconds']:.1f} s; page: {report}; record: {out}/run.jsonl; the database stays in {path}:\n")
+    click.echo(example)
+
+
+@main.command()
+@click.argument("workload", metavar="WORKLOAD", type=click.Choice(WORKLOADS))
+@click.option("--rounds", type=click.IntRange(1), help="Alternations; 9, or 3 with --quick.")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--quick", is_flag=True, help="Small inputs, few rounds: a glance, not a figure.")
+@click.option("--kernel", help="Backends, by commas.")
+@click.option("--index", help="Index specs, by commas.")
+@click.option("--peers", help="Peers, by commas, or 'none'; all installed ones by default.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of the full data set.")
+@click.option("--folder", type=click.Path(file_okay=False), help="Where files are written; the disk that is measured.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--pin/--no-pin", default=True, show_default=True, help="Keep everything on one core.")
+@click.option("--out", help="Append records to this folder.")
+@_settings
+def bench(workload: str, **given: Any) -> None:
+    """Measure a workload beside its peers, alternating, with the spread."""
+    from rich.console import Console
+
+    from .bench import runner, show
+
+    console = Console()
+    result, path = runner.run_to(workload, _options(given), given["out"], lambda text: console.print(f"[dim]{text}[/dim]"))
+    show.bench(console, workload, result.records)
+    if path is not None:
+        console.print(f"records: {path}; page: lsmtensor report {given['out']} -o report.html")
+
+
+def _options(given: dict[str, Any]) -> Options:
+    from .bench.runner import Options
+
+    peers = None if given["peers"] is None else (() if given["peers"] == "none" else _words(given["peers"]))
+    return Options(
+        config=_config(given["config_path"], given["settings"], given["seed"]), rounds=given["rounds"] or (3 if given["quick"] else 9),
+        warmup=given["warmup"], quick=given["quick"], seed=given["seed"], kernels=_words(given["kernel"]), indexes=_words(given["index"]),
+        peers=peers, data=given["data"], folder=given["folder"], pin=given["pin"],
+    )  # fmt: skip
+
+
+@main.command()
+@click.argument("records", type=click.Path(exists=True))
+@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+def report(records: str, output: str) -> None:
+    """A page of tables and plots from records (a folder or a .jsonl file)."""
+    from pathlib import Path
+
+    from .bench import page, record
+
+    page.write(Path(output), record.read(records))
+    click.echo(output)
+
+
+@main.command()
+@click.argument("a", type=click.Path(exists=True))
+@click.argument("b", type=click.Path(exists=True))
+def compare(a: str, b: str) -> None:
+    """The medians of B over those of A, case by case; says where the quartiles overlap."""
+    from rich.console import Console
+
+    from .bench import compare as comparing
+    from .bench import record, show
+
+    rows = comparing.rows(list(record.read(a)), list(record.read(b)))
+    show.table(Console(), f"{b} over {a}", comparing.HEAD, rows, left=2)
+
+
+@main.command()
+def kernels() -> None:
+    """Kernel backends: what there is, or why not."""
+    from . import kernels as backends
+
+    for name, what in backends.available().items():
+        click.echo(f"{name:8} {what}")
+
+
+@main.command()
+def indexes() -> None:
+    """Vector indexes by name."""
+    from . import indexes as there
+
+    for name in there.names():
+        first = (there.REGISTRY.get(name).__doc__ or "").strip().splitlines()[:1]
+        click.echo(f"{name:8} {first[0] if first else ''}")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def inspect(db: str, as_json: bool) -> None:
+    """What is in a database: tables, schemas, runs, bytes."""
+    import lsmtensor as lt
+
+    with lt.open(db, mode="r") as opened:
+        stats = opened.stats()
+        if as_json:
+            click.echo(json.dumps(stats, indent=1, default=str))
+            return
+        click.echo(f"{db}: version {opened.version}, readable since version {opened.oldest_version}")
+        for name in opened.tables:
+            table, about = opened[name], stats["tables"][name]
+            click.echo(f"\n{name}: {len(table):,} rows, key {', '.join(table.schema.primary_key)}")
+            for column in table.schema.columns:
+                click.echo(f"  {column.name:24} {column.type}")
+            for index, what in table.indexes.items():
+                click.echo(f"  index {index:18} {what}")
+            click.echo(f"  {about['runs']} runs, {about['file_rows']:,} rows in files of {about['file_bytes']:,} bytes, {about['memtable_rows']:,} in memory")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+def verify(db: str) -> None:
+    """Check every byte against its checksums and hash trees."""
+    import lsmtensor as lt
+
+    with lt.open(db, mode="r") as opened:
+        counts = opened.verify()
+    click.echo(f"{db}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()) + ": all right")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+@_settings
+def compact(db: str, config_path: str | None, settings: tuple[str, ...]) -> None:
+    """Merge every table into one run and build its indexes."""
+    import os
+
+    import lsmtensor as lt
+
+    if not os.path.isdir(db):
+        raise click.ClickException(f"{db} holds no database to compact")
+    with lt.open(db, config=_config(config_path, settings)) as opened:
+        opened.compact()
+        for name, about in opened.stats()["tables"].items():
+            click.echo(f"{name}: {about['runs']} runs, {about['file_rows']:,} rows, {about['file_bytes']:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""An array that grows at its end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Rows:
+    """Rows of one shape and dtype. Appending costs O(1) a row in the long run; a borrowed array, such as a file's
+    map, is not copied before the first append to it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._room, self._n, self._mine = array, len(array), False
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def array(self) -> np.ndarray:
+        """The rows as a view; later appends may leave it behind."""
+        return self._room[: self._n]
+
+    @property
+    def nbytes(self) -> int:
+        return self._room.nbytes
+
+    def append(self, rows: np.ndarray) -> None:
+        n = self._n + len(rows)
+        if not self._mine or n > len(self._room):
+            # exact at first (one load is the common case), then by half
+            room = np.empty((n if self._n == 0 else n + n // 2, *self._room.shape[1:]), self._room.dtype)
+            room[: self._n] = self.array
+            self._room, self._mine = room, True
+        self._room[self._n : n] = rows
+        self._n = n
+
+    def cut(self, n: int) -> None:
+        self._n = min(n, self._n)
