@@ -85,8 +85,8 @@ def test_a_prefix_bound_stands_before_exactly_the_keys_that_do_not_precede_it(ca
 
 def test_encoded_bytes_are_these_for_ever():
     made = codec(pa.bool_(), pa.int16(), pa.float64(), pa.string(), pa.uint64())
-    assert made.scalar((True, -1, 1.0, "a\x00b", 3)).hex() == "01" "7fffffffffffffff" "bff0000000000000" "6100ff620000" "0000000000000003"
-    assert made.scalar((False, 0, -1.0, "", 0)).hex() == "00" "8000000000000000" "400fffffffffffff" "0000" "0000000000000000"
+    assert made.scalar((True, -1, 1.0, "a\x00b", 3)).hex() == "017fffffffffffffffbff00000000000006100ff6200000000000000000003"
+    assert made.scalar((False, 0, -1.0, "", 0)).hex() == "008000000000000000400fffffffffffff00000000000000000000"
     assert codec(pa.float64()).scalar(-0.0) == codec(pa.float64()).scalar(0.0)
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lsmtensor.chunked import ChunkSource, Tensor
 from lsmtensor.errors import CorruptionError, InvalidArgumentError
-from lsmtensor.tensor import ChunkSource, Tensor
 
 
 class Grid:

@@ -2,14 +2,6 @@
 #include <string.h>
 #include <stdint.h>
 
-#define NO_LINK 0xFFFFFFFFu
-
-typedef struct { float d; unsigned node; unsigned done; } entry_t;
-typedef struct {
-    const float *points; const float *scale; unsigned *links; unsigned *upper; const long *upper_at;
-    long n, d, degree, m; int metric;
-} graph_t;
-
 #define W 16
 #define ISA(name) name##_base
 #include "_body.h"
@@ -40,15 +32,13 @@ typedef struct {
     const char *name;
     void (*one_to_many)(const float *, const float *, const long *, long, long, int, float *);
     void (*nearest)(const float *, const float *, long, long, int, const unsigned char *, long, long *, float *);
-    void (*insert)(graph_t *, const unsigned char *, long *, long, long, long, unsigned *, entry_t *, entry_t *);
-    long (*search)(graph_t *, const float *, const long *, long, long, const unsigned char *, unsigned *, unsigned, entry_t *, entry_t *);
 } table_t;
 
 static const table_t tables[] = {
-    {"baseline", one_to_many_base, nearest_base, insert_base, search_base},
+    {"baseline", one_to_many_base, nearest_base},
 #ifdef HAS_X86
-    {"avx2", one_to_many_avx2, nearest_avx2, insert_avx2, search_avx2},
-    {"avx512", one_to_many_avx512, nearest_avx512, insert_avx512, search_avx512},
+    {"avx2", one_to_many_avx2, nearest_avx2},
+    {"avx512", one_to_many_avx512, nearest_avx512},
 #endif
 };
 

@@ -2,28 +2,14 @@
 """The compiled kernels. Arguments were checked by cython_backend.py; the GIL is released throughout."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
 
 import numpy as np
 
 cdef extern from "_kernels.h" nogil:
-    ctypedef struct entry_t:
-        float d
-        unsigned node
-    ctypedef struct graph_t:
-        const float *points
-        const float *scale
-        unsigned *links
-        unsigned *upper
-        const long *upper_at
-        long n, d, degree, m
-        int metric
     ctypedef struct table_t:
         const char *name
         void (*one_to_many)(const float *, const float *, const long *, long, long, int, float *) noexcept nogil
         void (*nearest)(const float *, const float *, long, long, int, const unsigned char *, long, long *, float *) noexcept nogil
-        void (*insert)(graph_t *, const unsigned char *, long *, long, long, long, unsigned *, entry_t *, entry_t *) noexcept nogil
-        long (*search)(graph_t *, const float *, const long *, long, long, const unsigned char *, unsigned *, unsigned, entry_t *, entry_t *) noexcept nogil
     const table_t *chosen
     int choose_isa(const char *)
     int can_run(const char *)
@@ -158,58 +144,3 @@ def bloom_test(const uint8_t[::1] bits, const uint64_t[::1] hashes, int probes):
                     break
                 h = h + step
     return out.view(bool)
-
-
-cdef void fill(graph_t *g, const float[:, ::1] points, const float[::1] scale, int metric, const unsigned[:, ::1] links,
-               const unsigned[:, ::1] upper, const int64_t[::1] upper_at) noexcept:
-    g.points, g.scale, g.links = &points[0, 0], &scale[0], <unsigned *>&links[0, 0]
-    g.upper = <unsigned *>&upper[0, 0] if upper.shape[0] else NULL
-    g.upper_at = <const long *>&upper_at[0]
-    g.n, g.d, g.degree, g.m, g.metric = points.shape[0], points.shape[1], links.shape[1], upper.shape[1], metric
-
-
-def graph_insert(const float[:, ::1] points, const float[::1] scale, int metric, unsigned[:, ::1] links,
-                 unsigned[:, ::1] upper, const int64_t[::1] upper_at, const uint8_t[::1] levels, int64_t[::1] state,
-                 long start, long stop, long ef):
-    if stop <= start:
-        return
-    cdef graph_t g
-    fill(&g, points, scale, metric, links, upper, upper_at)
-    cdef long room = ef + links.shape[1] + 2
-    cdef unsigned *seen = <unsigned *>calloc(<size_t>points.shape[0], sizeof(unsigned))
-    cdef entry_t *pool = <entry_t *>malloc(<size_t>(2 * room) * sizeof(entry_t))
-    if seen == NULL or pool == NULL:
-        free(seen)
-        free(pool)
-        raise MemoryError("no memory for the scratch of a graph build")
-    with nogil:
-        chosen.insert(&g, &levels[0], <long *>&state[0], start, stop, ef, seen, pool, pool + room)
-    free(seen)
-    free(pool)
-
-
-def graph_search(const float[:, ::1] queries, const float[:, ::1] points, const float[::1] scale, int metric,
-                 const unsigned[:, ::1] links, const unsigned[:, ::1] upper, const int64_t[::1] upper_at,
-                 const int64_t[::1] state, long k, long ef, const uint8_t[::1] mask, ids, distances):
-    cdef long q = queries.shape[0], i, j, hits
-    cdef int64_t[:, ::1] o = ids
-    cdef float[:, ::1] s = distances
-    if q == 0 or k == 0 or points.shape[0] == 0 or state[0] < 0:
-        return
-    cdef graph_t g
-    fill(&g, points, scale, metric, links, upper, upper_at)
-    cdef const unsigned char *m = &mask[0] if mask is not None else NULL
-    cdef unsigned *seen = <unsigned *>calloc(<size_t>points.shape[0], sizeof(unsigned))
-    cdef entry_t *pool = <entry_t *>malloc(<size_t>(ef + k + 2) * sizeof(entry_t))
-    if seen == NULL or pool == NULL:
-        free(seen)
-        free(pool)
-        raise MemoryError("no memory for the scratch of a graph search")
-    with nogil:
-        for i in range(q):
-            hits = chosen.search(&g, &queries[i, 0], <const long *>&state[0], k, ef, m, seen, <unsigned>(i + 1), pool, pool + ef + 1)
-            for j in range(hits):
-                o[i, j] = pool[ef + 1 + j].node
-                s[i, j] = pool[ef + 1 + j].d
-    free(seen)
-    free(pool)

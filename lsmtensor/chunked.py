@@ -1,4 +1,8 @@
-"""A named or stored array as a user holds it: numpy's manners over chunks that are read when asked for."""
+"""A named or stored array as a user holds it: numpy's manners over chunks that are read when asked for.
+
+The module is not called ``tensor``: importing a module of that name would put it in the place of the
+function `lsmtensor.tensor`.
+"""
 
 from __future__ import annotations
 
