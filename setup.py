@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import subprocess
 import sys
 
 from setuptools import Extension, setup
@@ -16,8 +17,8 @@ class OptionalBuild(build_ext):
         try:
             super().build_extension(ext)
         except Exception as why:  # any failure of any compiler means the same here
-            last = (str(why).strip().splitlines() or [type(why).__name__])[-1]
-            print(f"lsmtensor: {ext.name} was not compiled ({last}); the Numba and numpy kernels serve instead.", file=sys.stderr)
+            reason = f"{why.cmd[0]} failed" if isinstance(why, subprocess.CalledProcessError) else str(why).split("\n")[0]
+            print(f"lsmtensor: {ext.name} was not compiled ({reason}); the Numba and numpy kernels serve instead.", file=sys.stderr)
 
 
 def extensions() -> list[Extension]:
@@ -28,11 +29,13 @@ def extensions() -> list[Extension]:
         Extension(
             source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h"),
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
-            optional=True,
         )
         for source in sources
     ]  # fmt: skip
-    return list(cythonize(made, compiler_directives={"language_level": 3}, annotate=False, quiet=True))
+    made = cythonize(made, compiler_directives={"language_level": 3}, annotate=False, quiet=True)
+    for extension in made:
+        extension.optional = True  # or an editable install looks for the file that was not made; cythonize drops it before
+    return list(made)
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})
