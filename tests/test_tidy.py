@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"convert_tensors"},
     {"convert"},
     {"schema"},
-    {"tensor", "keys"},
+    {"chunked", "keys"},
     {"env"},
     {"kernels"},
     {"quant", "codecs"},

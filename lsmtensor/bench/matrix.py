@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .main_job import Job
 
 K = 10
-BEAMS: dict[str, tuple[int | None, ...]] = {"flat": (None,), "hnsw": (20, 80)}
+BEAMS: dict[str, tuple[int | None, ...]] = {"flat": (None,), "hnsw": (10, 20, 40, 80)}
 FEW = 20
 """Queries for numpy, which is the definition of each kernel and not meant to be fast."""
 
