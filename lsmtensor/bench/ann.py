@@ -121,7 +121,7 @@ def _add_faiss(state: State, points: np.ndarray, options: Options, *, required: 
         return
     faiss.omp_set_num_threads(1)
     unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30)
-    for text in ("Flat", "HNSW32"):
+    for text in ("Flat", "HNSW16", "HNSW32"):
         begin = time.perf_counter()
         index = faiss.index_factory(points.shape[1], text, faiss.METRIC_INNER_PRODUCT)
         if text != "Flat":

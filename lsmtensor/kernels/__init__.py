@@ -84,3 +84,13 @@ def available() -> dict[str, str]:
         except UnavailableError as why:
             result[backend] = f"unavailable: {why}"
     return result
+
+
+def storage(kernel: str | None = None) -> Kernels:
+    """The kernels of the storage group: the backend named, else compiled ones, else numpy's. The compute choice does not reach them."""
+    if kernel is not None:
+        return _load(kernel)
+    try:
+        return _load("cython")
+    except UnavailableError:
+        return _load("numpy")

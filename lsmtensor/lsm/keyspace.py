@@ -52,7 +52,7 @@ def search(keys: pa.Array, key: Key, side: str = "left") -> int:
 
 def search_many(keys: pa.Array, wanted: pa.Array, storage: str | None = None) -> np.ndarray:
     """Left positions of ``wanted`` in sorted ``keys``, int64; O(q log n) in a kernel."""
-    k: Any = kernels.choose(storage)
+    k: Any = kernels.storage(storage)
     if is_int(keys):
         result: np.ndarray = k.search_int64(int64_view(keys), int64_view(wanted))
     else:

@@ -16,7 +16,7 @@ NAMES = ("bloom", "none")
 
 def hashes(keys: pa.Array) -> np.ndarray:
     """uint64 (n,): the key hash that filters on disk are made of."""
-    k: Any = kernels.choose(None)
+    k: Any = kernels.storage()
     if pa.types.is_int64(keys.type):
         ints: np.ndarray = k.hash64_int64(np.asarray(keys))
         return ints
@@ -38,7 +38,7 @@ def build(spec: str, key_hashes: np.ndarray) -> tuple[dict[str, Any], np.ndarray
     probes = max(1, round(bits_per_key * 0.69))
     size = max(64, int(len(key_hashes) * bits_per_key / 8) // 64 * 64 + 64)
     bits = np.zeros(size, np.uint8)
-    kernels.choose(None).bloom_add(bits, key_hashes, probes)
+    kernels.storage().bloom_add(bits, key_hashes, probes)
     return {"name": "bloom", "probes": probes}, bits
 
 
@@ -46,5 +46,5 @@ def test(parameters: dict[str, Any], bits: np.ndarray, key_hashes: np.ndarray) -
     """bool (n,): may be there."""
     if parameters.get("name") != "bloom" or not 1 <= int(parameters.get("probes", 0)) <= 64 or len(bits) == 0:
         raise CorruptionError(f"a key filter with parameters {parameters} is not one of ours")
-    found: np.ndarray = kernels.choose(None).bloom_test(bits, key_hashes, int(parameters["probes"]))
+    found: np.ndarray = kernels.storage().bloom_test(bits, key_hashes, int(parameters["probes"]))
     return found

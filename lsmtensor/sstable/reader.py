@@ -361,7 +361,7 @@ def row_ranges(array: pa.Array, row: int, base: int) -> list[tuple[int, int]]:
 
 
 def _lower(here: pa.Array, sought: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    k: Any = kernels.choose(None)
+    k: Any = kernels.storage()
     if pa.types.is_int64(here.type):
         values, wanted = np.asarray(here), np.asarray(sought)
         position = k.search_int64(values, wanted)
