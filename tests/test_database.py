@@ -330,3 +330,17 @@ def test_a_database_in_memory():
         assert len(db["docs"]) == 10
         db.drop_table("docs")
         assert db.tables == []
+
+
+def test_bulk_commits_that_were_compacted_away_are_not_replayed(tmp_path):
+    config = lt.RunConfig(direct_commit_bytes=1000).with_set("compaction.level0_runs=2")
+    with lt.open(tmp_path / "a", config=config) as db:
+        docs = db.create_table("docs", schema())
+        for i in range(8):
+            docs.upsert(rows(i * 100, i * 100 + 150))
+            docs.put(i, {"text": "small"})
+        before = docs.to_arrow()
+        db.compact()
+    with lt.open(tmp_path / "a", config=config) as db:
+        assert db["docs"].to_arrow().equals(before)
+        db.verify()

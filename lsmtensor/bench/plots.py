@@ -64,7 +64,7 @@ def _latencies(axes: Any, series: dict[str, list[float]]) -> None:
         values = np.sort(np.asarray(seconds)) * 1e6
         axes.plot(values, np.arange(1, len(values) + 1) / len(values), drawstyle="steps-post", label=name)
     axes.set(xlabel="microseconds", ylabel="share at most as slow", xscale="log", title="Latency")
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="lower center")
 
 
 def _kills(axes: Any, kills: dict[str, Any]) -> None:

@@ -42,10 +42,12 @@ def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:
             at += batch.num_rows
         run = tree.write_run(table, pairs, "flush")
 
-    state = table.state
-    rest = min((m.min_seq for m in table.mems if m is not mem and m.rows), default=None)
-    flushed = tree.logged if rest is None else rest - 1
-    tree.install([ops.flush(state.id, run, max(state.flushed_seq, flushed))], flushed=mem)
+    with tree.editing():
+        # read in this order: a commit that lands in between is in a memtable before it is counted
+        logged = tree.logged
+        rest = min((m.min_seq for m in tree.head()[0].tables[table.state.id].mems if m is not mem and m.rows), default=None)
+        flushed = logged if rest is None else min(logged, rest - 1)
+        tree.install([ops.flush(table.state.id, run, flushed)], flushed=mem)
 
 
 def compact_due(tree: Tree) -> None:
@@ -65,8 +67,9 @@ def compact_all(tree: Tree) -> None:
         flush_sealed(tree)
         for table_id in list(tree.head()[0].tables):
             table = tree.head()[0].tables.get(table_id)
-            if table is not None and table.runs:
-                _merge(tree, table, [r.run.id for r in table.runs], max(r.run.level for r in table.runs) + 1)
+            runs = _settled(table).runs if table is not None else ()
+            if table is not None and runs:
+                _merge(tree, table, [r.id for r in runs], max(r.level for r in runs) + 1)
 
 
 def _settled(table: TableVersion) -> TableState:

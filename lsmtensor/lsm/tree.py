@@ -88,7 +88,7 @@ class Tree:
         """End recovery: enter the recovered runs in the layout and begin a log of our own."""
         self._next_file = next_file
         if self.recovered_runs:
-            self.install([ops.add_run(t, run) for t, run in self.recovered_runs])
+            self.install([op for t, run in self.recovered_runs for op in self._adopted(t, run, run.max_seq)])
         self._new_log()
 
     # -- reading ---------------------------------------------------------------------------------
@@ -163,10 +163,24 @@ class Tree:
         refs = [(table_id, run.to_dict()) for table_id, run in runs]
         ticket = self._log(version, now, commits.encode(commits.Commit(runs=refs)))
         self._log_writer.wait(ticket[1])
-        self.logged = version
-        self.install([ops.add_run(t, run) for t, run in runs])
+        # as one step: a flush must not call this commit flushed before its runs are in the layout
+        with self._manifest_lock:
+            self.logged = version
+            self.install([op for t, run in runs for op in self._adopted(t, run, version)])
         self.on_work()
         return ticket
+
+    def _adopted(self, table_id: int, run: Run, version: int) -> list[dict[str, Any]]:
+        """The run enters the layout; where no older commit waits in a memtable, all up to it is in runs now."""
+        waiting = self.state.tables[table_id].unflushed()
+        done = version if waiting is None else waiting - 1
+        return [ops.add_run(table_id, run), ops.flush(table_id, None, done)]
+
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """Hold the layout still between looking at it and installing an edit."""
+        with self._manifest_lock:
+            yield
 
     def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
         writer = self._log_writer
