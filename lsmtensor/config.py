@@ -50,7 +50,7 @@ class SSTableConfig(_Group):
     filter: str = "bloom(bits=10)"
     hash: str = "blake3"
     batch_rows: int = 65536
-    chunk_bytes: int = 65536
+    chunk_bytes: int = 262144
     file_bytes: int = 512 << 20
     direct: bool = True
 

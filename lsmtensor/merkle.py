@@ -6,7 +6,8 @@ Hashes are ``blake3`` (default), ``sha256``, both 32 bytes, or ``none`` (empty r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from .errors import UnknownNameError
@@ -15,38 +16,47 @@ from .registry import near
 HASHES = ("blake3", "sha256", "none")
 
 
-def hasher(kind: str) -> Any:
-    """A function from bytes to a digest of 32 bytes."""
+def new_hash(kind: str) -> Any:
+    """A hash to be updated, as hashlib's are."""
     if kind == "blake3":
-        from blake3 import blake3
-
-        return lambda data: blake3(data).digest()
+        return _blake3()()
     if kind == "sha256":
-        return lambda data: hashlib.sha256(data).digest()
+        return hashlib.sha256()
     raise UnknownNameError(f"no hash named {kind!r}; {near(kind, HASHES)}")
+
+
+@cache
+def _blake3() -> Any:
+    from blake3 import blake3  # first use, not import: it costs some milliseconds
+
+    return blake3
 
 
 def leaf_hash(data: Any, kind: str = "blake3") -> bytes:
     """H(0x00 || data)."""
-    if kind == "blake3":
-        from blake3 import blake3
+    return leaf_hash_of(b"", [data], kind)
 
-        state: Any = blake3(b"\x00")
-    else:
-        state = hashlib.sha256(b"\x00")
-    state.update(data)
+
+def leaf_hash_of(head: bytes, parts: Iterable[Any], kind: str) -> bytes:
+    """H(0x00 || head || parts), without joining them."""
+    state = new_hash(kind)
+    state.update(b"\x00" + head)
+    for part in parts:
+        state.update(part)
     return bytes(state.digest())
 
 
 def node_hash(left: bytes, right: bytes, kind: str = "blake3") -> bytes:
     """H(0x01 || left || right)."""
-    return bytes(hasher(kind)(b"\x01" + left + right))
+    state = new_hash(kind)
+    state.update(b"\x01" + left + right)
+    return bytes(state.digest())
 
 
 def merkle_root(leaves: Sequence[bytes], kind: str = "blake3") -> bytes:
     """The root over leaf hashes; of none, the hash of nothing. O(n)."""
     if not leaves:
-        return bytes(hasher(kind)(b""))
+        return bytes(new_hash(kind).digest())
     level = list(leaves)
     while len(level) > 1:
         pairs = [node_hash(level[i], level[i + 1], kind) for i in range(0, len(level) - 1, 2)]

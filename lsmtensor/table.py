@@ -11,6 +11,7 @@ import pyarrow as pa
 from .arrowtake import one_chunk
 from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError
 from .lsm import keyspace
+from .lsm.ahead import ahead
 from .lsm.merge import Window, rebatch
 from .lsm.state import View
 from .lsm.tree import Tree, Write
@@ -321,13 +322,13 @@ def _scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, r
     names = list(schema.names)
     read = names if where is None else names + [n for n in _columns_of(view, where) if n not in names]
     wide = pa.schema([view.table.schema.arrow.field(n) for n in read])
-    for window in view.windows(_bound(view, start), _bound(view, stop), reverse):
-        if len(window):
-            table = window.gather(read, where).cast(wide)
-            if where is not None:
-                table = _filtered(table, where, view).select(names)
-            if table.num_rows:
-                yield table.cast(schema)
+    windows = view.windows(_bound(view, start), _bound(view, stop), reverse)
+    for part in ahead(job for window in windows if len(window) for job in window.parts(read, where)):
+        table = part if part.schema.equals(wide) else part.cast(wide)
+        if where is not None:
+            table = _filtered(table, where, view).select(names)
+        if table.num_rows:
+            yield table if table.schema.equals(schema) else table.cast(schema)
 
 
 def _filtered(table: pa.Table, where: Any, view: View) -> pa.Table:

@@ -19,6 +19,7 @@ PAGE = 4096
 STAGE_BYTES = 2 << 20
 STAGES = 4
 RESERVE_BYTES = 64 << 20
+TAIL_BYTES = 256 << 10
 IOV_MAX = 1024
 MAX_SPARE = 8
 _SPARE: list[mmap.mmap] = []
@@ -156,12 +157,14 @@ class DirectFile(LocalFile):
     def sync(self) -> None:
         self._wait()
         if self._filled and not self._tail_done:
-            # the tail is written padded to a page; the file is cut to its length; a later write would start over it
+            # the end goes through the cache: it need not fill a page, and who opens the file looks there first
             stage, at, filled = self._stages[0], self._flushed, self._filled
-            padded = filled + -filled % PAGE
-            stage[filled:padded] = bytes(padded - filled)
+            cut = max(0, filled - TAIL_BYTES) // PAGE * PAGE
             with _said("writing to", self.path):
-                self._write(stage, at, padded)
+                self._write(stage, at, cut)
+                with open(self.path, "r+b", buffering=0) as cached, memoryview(stage) as view:
+                    while cut < filled:
+                        cut += os.pwrite(cached.fileno(), view[cut:filled], at + cut)
             self._tail_done = True
         with _said("syncing", self.path):
             os.ftruncate(self._fd, self._at)

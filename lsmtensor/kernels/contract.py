@@ -171,6 +171,22 @@ def _probes(hashes: np.ndarray, probes: int, size: np.uint64) -> Any:
             yield (hashes + np.uint64(i) * step) % size
 
 
+@kernel("storage", "exact")
+def crc32c_chunks(data: np.ndarray, chunk: int, file: int, offset: int) -> np.ndarray:
+    """uint32 (ceil(n / chunk),): the CRC32C of each ``chunk`` bytes of data (uint8 (n,)), the last may be shorter.
+
+    Each sum begins with the chunk's place, two little-endian u64: the file's number and the chunk's offset in
+    it, ``offset`` for the first. On disk: never change. O(n).
+    """
+    from ..env.checksum import crc32c
+
+    sums = [
+        crc32c(data[at : at + chunk], crc32c(np.array([file, offset + at], "<u8").tobytes()))
+        for at in range(0, len(data), chunk)
+    ]
+    return np.array(sums, np.uint32)
+
+
 # -- graph -----------------------------------------------------------------------------------------
 # The definitions stand in numpy_graph.py; they are long enough for a file.
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InvalidArgumentError
 from .cython import _graph as _g
 from .cython import _kernels as _c
+from .cython._checksum import crc32c_chunks
 from .cython._graph import graph_insert, graph_search
 from .cython._kernels import bloom_add, bloom_test, hash64_bytes, hash64_int64, search_bytes, search_int64
 
@@ -54,6 +55,6 @@ def topk(
 
 
 __all__ = [
-    "bloom_add", "bloom_test", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
+    "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "topk",
 ]  # fmt: skip

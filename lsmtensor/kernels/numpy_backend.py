@@ -7,6 +7,7 @@ import numpy as np
 from .contract import (
     bloom_add,
     bloom_test,
+    crc32c_chunks,
     gathered,
     graph_insert,
     graph_search,
@@ -24,6 +25,6 @@ def isa() -> str:
 
 
 __all__ = [
-    "bloom_add", "bloom_test", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
+    "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "topk",
 ]  # fmt: skip

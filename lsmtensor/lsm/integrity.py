@@ -125,7 +125,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
     import pyarrow as pa
 
     from ..schema import Schema
-    from ..sstable.reader import row_ranges
+    from ..sstable.reader import byte_ranges
 
     start, metadata, body = int(proof["offset"]), int(proof["metadata"]), int(proof["body"])
     if min(start, metadata, body) < 0 or start + metadata + body > int(proof["count"]) * size:
@@ -148,7 +148,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
         if not 0 <= row < batch.num_rows:
             raise CorruptionError(f"row {row} of a batch of {batch.num_rows}")
         for column in batch.columns:
-            for a, b in row_ranges(column, row, buffer.address):
+            for a, b in byte_ranges(column, row, row + 1, buffer.address):
                 if not proved(a, b):
                     raise CorruptionError("the proof lacks chunks of the row")
         system = {n: batch.column(n)[row].as_py() for n in ("_seq", "_op")}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,11 @@ import pyarrow as pa
 
 from ..arrowtake import take_table as take
 from . import keyspace
+from .ahead import Job
 from .keyspace import Key
 
 PUT = 1
+STREAM_BYTES = 8 << 20  # what a scan hands on at once: checked and used while the processor's cache still holds it
 
 
 class Batches(Protocol):
@@ -32,7 +35,9 @@ class Batches(Protocol):
     def keys(self, i: int) -> pa.Array: ...
     def seqs(self, i: int) -> np.ndarray: ...
     def ops(self, i: int) -> np.ndarray: ...
-    def columns(self, i: int, names: Sequence[str]) -> pa.Table: ...
+    def columns(self, i: int, names: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table: ...
+    def row_bytes(self, i: int, names: Sequence[str]) -> float: ...
+    def checked(self, i: int, names: Sequence[str], start: int, stop: int) -> bool: ...
     def may_match(self, i: int, where: Any) -> bool: ...
 
 
@@ -145,6 +150,19 @@ class Window:
         starts = np.zeros(len(self.pieces), np.int64)
         starts[used] = np.cumsum([0] + [t.num_rows for t in tables[:-1]])
         return take(pa.concat_tables(tables), starts[piece] + row)
+
+
+    def parts(self, names: Sequence[str], where: Any = None) -> Iterator[Job[pa.Table]]:
+        """The same as jobs of a few megabytes where the rows lie together in one batch: views, checked when loaded."""
+        piece = self.pieces[0]
+        if len(self.pieces) > 1 or len(piece.batches) > 1 or not _is_range(self.row, len(piece.keys)):
+            yield Job(partial(self.gather, names, where), cheap=True)
+        elif piece.may_match(where):
+            source, i = piece.source, piece.batches[0]
+            step = max(1, int(STREAM_BYTES / max(1.0, source.row_bytes(i, names))))
+            for at in range(piece.start, piece.stop, step):
+                stop = min(at + step, piece.stop)
+                yield Job(partial(source.columns, i, names, at, stop), cheap=source.checked(i, names, at, stop))
 
 
 def _is_range(rows: np.ndarray, n: int) -> bool:

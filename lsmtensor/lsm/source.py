@@ -90,11 +90,22 @@ class RunSource:
         file, at = self._batches[i]
         return np.asarray(file.reader.column(at, "_op"))
 
-    def columns(self, i: int, names: Sequence[str]) -> pa.Table:
+    def columns(self, i: int, names: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
+        """Rows [start, stop) of a batch, checked; views of the map."""
         file, at = self._batches[i]
         reader = file.reader
         schema = pa.schema([reader.schema.field(n) for n in names])
-        return pa.Table.from_arrays([reader.column(at, n) for n in names], schema=schema)
+        return pa.Table.from_arrays([reader.column(at, n, start, stop) for n in names], schema=schema)
+
+    def row_bytes(self, i: int, names: Sequence[str]) -> float:
+        """Mean bytes of a row of a batch in these columns."""
+        file, at = self._batches[i]
+        return file.reader.row_bytes(at, names)
+
+    def checked(self, i: int, names: Sequence[str], start: int, stop: int) -> bool:
+        """Whether the checksums under these rows were right before, so that reading them is free."""
+        file, at = self._batches[i]
+        return all(file.reader.checked(at, name, start, stop) for name in names)
 
     def may_match(self, i: int, where: Any) -> bool:
         file, at = self._batches[i]
@@ -197,8 +208,14 @@ class SortedTable:
     def ops(self, i: int) -> np.ndarray:
         return np.asarray(self.table.column("_op").to_numpy())
 
-    def columns(self, i: int, names: Sequence[str]) -> pa.Table:
-        return self.table.select(list(names))
+    def columns(self, i: int, names: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
+        return self.table.select(list(names)).slice(start, None if stop is None else stop - start)
+
+    def row_bytes(self, i: int, names: Sequence[str]) -> float:
+        return float(self.table.select(list(names)).nbytes / max(1, self.table.num_rows))
+
+    def checked(self, i: int, names: Sequence[str], start: int, stop: int) -> bool:
+        return True
 
     def may_match(self, i: int, where: Any) -> bool:
         return True

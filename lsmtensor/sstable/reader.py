@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..arrowbytes import binary_parts
 from ..env.base import Env
 from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError
-from ..merkle import HASHES, inclusion_path, leaf_hash, merkle_root
+from ..merkle import HASHES, inclusion_path, leaf_hash, leaf_hash_of, merkle_root
 from . import filters
 from .format import FORMAT, MAGIC, TRAILER, key_value, place
 from .zones import Pruner
@@ -30,7 +31,8 @@ class TableReader:
         self.path, self.number = path, number
         self._file = env.open(path, kind="table")
         self._map = self._file.map()
-        self._base = np.frombuffer(self._map, np.uint8).ctypes.data if len(self._map) else 0
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._base = self._bytes.ctypes.data
         self._sections()
         self._batches: list[pa.RecordBatch | None] = [None] * len(self._blocks)
         self._pruner: Pruner | None = None
@@ -70,8 +72,12 @@ class TableReader:
             self._read_sections(json.loads(bytes(self._directory)), offset)
         except (ValueError, KeyError, TypeError, IndexError) as why:
             raise self._bad(f"a section does not parse ({why!r})", offset) from why
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The physical columns. It lies at the front of the file, which a look at the filter never touches."""
         try:
-            self.schema: pa.Schema = pa.ipc.open_stream(pa.py_buffer(self._checked(0, self._first_offset())[8:])).schema
+            return pa.ipc.open_stream(pa.py_buffer(self._checked(0, self._first_offset())[8:])).schema
         except pa.ArrowException as why:
             raise self._bad(f"the schema does not parse ({why})") from why
 
@@ -127,22 +133,25 @@ class TableReader:
         good = self._good[first:last]
         if good.all():
             return
-        for chunk in (np.flatnonzero(~good) + first).tolist():
-            at = chunk * self._chunk
-            data = self._map[at : min(at + self._chunk, self._chunks_end)]
-            if crc32c(data, crc32c(place(self.number, at))) != self._crcs[chunk]:
-                raise self._bad(f"chunk {chunk} ({len(data)} bytes) is damaged", at)
-            self._good[chunk] = True
+        number, size = self.number, self._chunk
+        crcs: Any = kernels.storage().crc32c_chunks
+        while first < last:
+            # what is not good yet, stretch by stretch: one call of the kernel each
+            first += int(np.argmin(good)) if not good.all() else len(good)
+            good = self._good[first:last]
+            run = int(np.argmax(good)) if good.any() else len(good)
+            at, stop = first * size, min((first + run) * size, self._chunks_end)
+            wrong = np.flatnonzero(crcs(self._bytes[at:stop], size, number, at) != self._crcs[first : first + run])
+            if len(wrong):
+                at += int(wrong[0]) * size
+                raise self._bad(f"chunk {at // size} ({min(size, stop - at)} bytes) is damaged", at)
+            self._good[first : first + run] = True
+            first += run
+            good = self._good[first:last]
 
     def _checked(self, start: int, end: int) -> memoryview:
         self._check(start, end)
         return self._map[start:end]
-
-    def _check_array(self, array: pa.Array) -> None:
-        for buffer in array.buffers():
-            if buffer is not None and buffer.size:
-                at = buffer.address - self._base
-                self._check(at, at + buffer.size)
 
     # -- batches ---------------------------------------------------------------------------------
 
@@ -173,11 +182,26 @@ class TableReader:
             self._batches[i] = batch
         return batch
 
-    def column(self, i: int, name: str) -> pa.Array:
-        """One column of one batch, every chunk of it checked; a view of the map."""
+    def column(self, i: int, name: str, start: int = 0, stop: int | None = None) -> pa.Array:
+        """Rows [start, stop) of one column of one batch, every chunk under them checked; a view of the map."""
         array = self._batch(i).column(name)
-        self._check_array(array)
-        return array
+        stop = len(array) if stop is None else stop
+        for at, end in self._ranges(array, start, stop):
+            self._check(at, end)
+        return array if stop - start == len(array) else array.slice(start, stop - start)
+
+    def checked(self, i: int, name: str, start: int, stop: int) -> bool:
+        """Whether all chunks under rows [start, stop) of a column were found right before."""
+        ranges = self._ranges(self._batch(i).column(name), start, stop)
+        return all(self._good[at // self._chunk : -(-end // self._chunk)].all() for at, end in ranges)
+
+    def _ranges(self, array: pa.Array, start: int, stop: int) -> list[tuple[int, int]]:
+        return byte_ranges(array, start, stop, self._base)
+
+    def row_bytes(self, i: int, names: Sequence[str]) -> float:
+        """Mean bytes of a row of a batch in these columns; reads nothing of them."""
+        batch = self._batch(i)
+        return sum(b.size for n in names for b in batch.column(n).buffers() if b is not None) / batch.num_rows
 
     def keys(self, i: int) -> pa.Array:
         """The encoded keys of a batch."""
@@ -271,17 +295,13 @@ class TableReader:
         return pa.Table.from_arrays([take_array(c.chunk(0), back) for c in joined.columns], schema=schema)
 
     def _check_rows(self, array: pa.Array, rows: np.ndarray) -> None:
-        storage = array.storage if isinstance(array, pa.ExtensionArray) else array
-        if len(rows) < 64 and pa.types.is_fixed_size_list(storage.type) and pa.types.is_primitive(storage.type.value_type):
-            validity, *_, values = storage.buffers()
-            if validity is not None:
-                self._check(validity.address - self._base, validity.address - self._base + validity.size)
-            width = storage.type.list_size * storage.type.value_type.bit_width // 8
-            at = values.address - self._base
-            for row in rows.tolist():
-                self._check(at + row * width, at + (row + 1) * width)
+        if len(rows) < 64 and fixed_width(array) is not None:
+            wanted = [(row, row + 1) for row in rows.tolist()]
         else:
-            self._check_array(array)
+            wanted = [(0, len(array))]
+        for start, stop in wanted:
+            for at, end in self._ranges(array, start, stop):
+                self._check(at, end)
 
     # -- whole -----------------------------------------------------------------------------------
 
@@ -312,7 +332,7 @@ class TableReader:
         return size
 
     def _leaf(self, at: int, data: memoryview) -> bytes:
-        return leaf_hash(place(self.number, at) + bytes(data), self._kind)
+        return leaf_hash_of(place(self.number, at), [data], self._kind)
 
     def chunks_of(self, row: int) -> dict[str, Any]:
         """What proves a row: the batch's framed message with the chunks it lies in, and their paths to the root."""
@@ -323,7 +343,7 @@ class TableReader:
         batch = self._batch(i)
         local = row - int(self.batch_starts[i])
         for column in batch.columns:
-            for start, end in row_ranges(column, local, self._base):
+            for start, end in self._ranges(column, local, local + 1):
                 ranges |= {*range(start // self._chunk, -(-end // self._chunk))}
         leaves = self.leaves()
         chunks = []
@@ -338,26 +358,31 @@ class TableReader:
         }  # fmt: skip
 
 
-def row_ranges(array: pa.Array, row: int, base: int) -> list[tuple[int, int]]:
-    """Byte ranges of the file that hold one row of a column."""
-    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
-    ranges = []
-    t, kind = pa.types, storage.type
-    buffers = [b for b in storage.buffers()]
-    if t.is_fixed_size_list(kind) and t.is_primitive(kind.value_type):
-        width = kind.list_size * kind.value_type.bit_width // 8
-        start = buffers[-1].address - base + row * width
-        ranges.append((start, start + width))
-        buffers = buffers[:1]
-    elif t.is_primitive(kind) and not t.is_boolean(kind):
-        width = kind.bit_width // 8
-        start = buffers[1].address - base + row * width
-        ranges.append((start, start + width))
-        buffers = buffers[:1]
-    for buffer in buffers:
-        if buffer is not None and buffer.size:
-            ranges.append((buffer.address - base, buffer.address - base + buffer.size))
-    return ranges
+def _storage(array: pa.Array) -> pa.Array:
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
+
+
+def fixed_width(array: pa.Array) -> int | None:
+    """Bytes of a row's values where every row has as many, one after the other in the last buffer; else None."""
+    storage, t = _storage(array), pa.types
+    kind, times = storage.type, 1
+    if t.is_fixed_size_list(kind):
+        if storage.values.null_count:
+            return None
+        kind, times = kind.value_type, kind.list_size
+    if t.is_primitive(kind) and not t.is_boolean(kind):
+        return int(times * kind.bit_width // 8)
+    return None
+
+
+def byte_ranges(array: pa.Array, start: int, stop: int, base: int) -> list[tuple[int, int]]:
+    """Where rows [start, stop) of a whole column lie, counted from the address ``base``."""
+    buffers, ranges = _storage(array).buffers(), []
+    width = fixed_width(array)
+    if width is not None:
+        at = buffers.pop().address - base
+        ranges.append((at + start * width, at + stop * width))
+    return ranges + [(b.address - base, b.address - base + b.size) for b in buffers if b is not None and b.size]
 
 
 def _lower(here: pa.Array, sought: pa.Array) -> tuple[np.ndarray, np.ndarray]:

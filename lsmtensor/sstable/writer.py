@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from .. import kernels
 from ..config import SSTableConfig
 from ..env.base import Env
 from ..env.checksum import crc32c
 from ..errors import InvalidArgumentError, UnknownNameError
-from ..merkle import HASHES, leaf_hash, merkle_root
+from ..merkle import HASHES, leaf_hash, leaf_hash_of, merkle_root
 from ..registry import near
 from . import filters, ipc
 from .format import FORMAT, MAGIC, TRAILER, key_json, place
@@ -21,56 +25,93 @@ from .meta import TableMeta
 from .zones import zone_map
 
 PIECE_BYTES = 1 << 20
+HASH_CHUNKS = 16  # chunks a helper hashes at once: enough that handing them over costs nothing
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Chunks:
-    """CRC32C and leaf hash of every ``size`` bytes of what is written, taken in place."""
+    """CRC32C and leaf hash of every ``size`` bytes of what is written, taken in place.
+
+    The hashes are the dearer half: where there is a second core a helper takes them.
+    """
 
     def __init__(self, number: int, size: int, kind: str) -> None:
         self._number, self._size, self._kind = number, size, kind
         self.crcs: list[int] = []
         self.leaves: list[bytes] = []
         self.at = 0
+        self._full: list[tuple[bytes, list[np.ndarray]]] = []
+        self._hashed: deque[Future[list[bytes]]] = deque()
+        self._helper = ThreadPoolExecutor(1, "lsmtensor-hash") if kind != "none" and cores() > 1 else None
         self._begin()
 
     def _begin(self) -> None:
         self._filled = 0
-        here = place(self._number, self.at)
-        self._crc = crc32c(here)
-        if self._kind == "blake3":
-            from blake3 import blake3
-
-            self._hash: Any = blake3(b"\x00" + here)
-        elif self._kind == "sha256":
-            import hashlib
-
-            self._hash = hashlib.sha256(b"\x00" + here)
-        else:
-            self._hash = None
+        self._place = place(self._number, self.at)
+        self._views: list[np.ndarray] = []
+        self._crc = crc32c(self._place)
 
     def update(self, buffer: Any) -> None:
-        view = memoryview(buffer).cast("B")
-        at = 0
-        while at < len(view):
-            piece = view[at : at + self._size - self._filled]
-            self._crc = crc32c(piece, self._crc)
-            if self._hash is not None:
-                self._hash.update(piece)
-            self._filled += len(piece)
-            self.at += len(piece)
-            at += len(piece)
-            if self._filled == self._size:
-                self._end()
+        data = np.frombuffer(buffer, np.uint8)
+        at = self._part(data[: -self._filled % self._size])
+        whole = (len(data) - at) // self._size * self._size
+        if whole:
+            crcs: Any = kernels.storage().crc32c_chunks
+            self.crcs += crcs(data[at : at + whole], self._size, self._number, self.at).tolist()
+            for start in range(at, at + whole, self._size):
+                here = place(self._number, self.at)
+                self._full.append((here, [data[start : start + self._size]]))
+                self.at += self._size
+            at += whole
+            self._begin()
+        self._part(data[at:])
+        self._hash()
 
-    def _end(self) -> None:
-        self.crcs.append(self._crc)
-        if self._hash is not None:
-            self.leaves.append(self._hash.digest())
-        self._begin()
+    def _part(self, data: np.ndarray) -> int:
+        """Bytes that go on with a chunk, at most to its end; returns how many."""
+        if len(data):
+            self._crc = crc32c(data, self._crc)
+            self._views.append(data)
+            self._filled += len(data)
+            self.at += len(data)
+            if self._filled == self._size:
+                self.crcs.append(self._crc)
+                self._full.append((self._place, self._views))
+                self._begin()
+        return len(data)
+
+    def _hash(self) -> None:
+        if self._kind == "none" or not self._full:
+            self._full.clear()
+        elif self._helper is None:
+            self.leaves += _leaves(self._full, self._kind)
+        elif len(self._full) >= HASH_CHUNKS:
+            self._hashed.append(self._helper.submit(_leaves, self._full, self._kind))
+        else:
+            return
+        self._full = []
 
     def finish(self) -> None:
         if self._filled:
-            self._end()
+            self.crcs.append(self._crc)
+            self._full.append((self._place, self._views))
+        for done in self._hashed:
+            self.leaves += done.result()
+        if self._kind != "none":
+            self.leaves += _leaves(self._full, self._kind)
+        self.close()
+
+    def close(self) -> None:
+        if self._helper is not None:
+            self._helper.shutdown(cancel_futures=True)
+
+
+def _leaves(chunks: list[tuple[bytes, list[np.ndarray]]], kind: str) -> list[bytes]:
+    return [leaf_hash_of(here, views, kind) for here, views in chunks]
 
 
 def write_table(
@@ -96,7 +137,11 @@ def write_table(
     file = env.create(path, kind="table", cause=cause, direct=config.direct and cause in ("bulk", "compaction"))
     try:
         with file:
-            return _Writer(file, number, schema, key_kind, config, meta).write(pairs)
+            writer = _Writer(file, number, schema, key_kind, config, meta)
+            try:
+                return writer.write(pairs)
+            finally:
+                writer.close()
     except BaseException:
         env.unlink(path)
         raise
@@ -117,6 +162,9 @@ class _Writer:
         self._rows = self._tombstones = 0
         self._seqs = (np.iinfo(np.int64).max, 0)
         self._keys: list[int | bytes] = []
+
+    def close(self) -> None:
+        self._chunks.close()
 
     def _out(self, buffers: list[Any]) -> None:
         for buffer in buffers:
