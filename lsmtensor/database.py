@@ -133,6 +133,12 @@ class Database(_Tables):
             raise InvalidArgumentError(f"schema is a {type(schema).__name__}; give lsmtensor.Schema([...], primary_key=...)")
         if name in self:
             raise DuplicateKeyError(f"a table named {name!r} is already there; open it with db[{name!r}] or drop it first")
+        for stored in schema.columns:
+            if stored.codec is not None or stored.quant is not None:
+                raise InvalidArgumentError(
+                    f"column {stored.name!r} asks for codec={stored.codec}, quant={stored.quant}; table files of this "
+                    "version hold plain values only: leave both out"
+                )
         options: dict[str, Any] = {}
         if history is not None:
             retention.parse(history)

@@ -315,7 +315,7 @@ def _columns_of(view: View, where: Any) -> list[str]:
 
 
 def _bound(view: View, key: Any) -> Any:
-    return None if key is None else view.table.codec.scalar(key)
+    return None if key is None else view.table.codec.bound(key)
 
 
 def _scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, reverse: bool) -> Iterator[pa.Table]:

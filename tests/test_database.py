@@ -344,3 +344,31 @@ def test_bulk_commits_that_were_compacted_away_are_not_replayed(tmp_path):
     with lt.open(tmp_path / "a", config=config) as db:
         assert db["docs"].to_arrow().equals(before)
         db.verify()
+
+
+def test_long_lists_in_where_are_told_apart(db):
+    table = db.create_table(
+        "t", lt.Schema([lt.Column("id", pa.int64()), lt.Column("v", lt.tensor("float32", (4,)))], primary_key="id"),
+    )  # fmt: skip
+    table.insert({"id": np.arange(2000), "v": np.arange(8000, dtype=np.float32).reshape(2000, 4)})
+    db.flush()
+    first, second = list(range(1000)), list(range(1000))
+    second[500] = 1999  # the text of an expression leaves the middle of its list out
+    q = np.full(4, 1e6, np.float32)
+    assert table.search(q, k=1, where=pc.field("id").isin(first)).column("id").to_pylist() == [999]
+    assert table.search(q, k=1, where=pc.field("id").isin(second)).column("id").to_pylist() == [1999]
+
+
+def test_a_bound_may_be_the_first_columns_of_a_key(db):
+    schema = lt.Schema([lt.Column("a", pa.int64()), lt.Column("b", pa.string())], primary_key=["a", "b"])
+    table = db.create_table("pairs", schema)
+    table.insert({"a": [1, 1, 2, 3], "b": ["x", "y", "x", "x"]})
+    assert [r["b"] for r in table.scan(start=(1,), stop=(2,)).read_all().to_pylist()] == ["x", "y"]
+
+
+@pytest.mark.parametrize("asked", [{"codec": "zstd"}, {"quant": "int8", "keep_full": False}])
+def test_what_is_not_stored_so_is_refused(db, asked):
+    schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("v", lt.tensor("float32", (4,)), **asked)], primary_key="id")
+    with pytest.raises(lt.InvalidArgumentError, match="'v'"):
+        db.create_table("t", schema)
+    assert "t" not in db

@@ -116,14 +116,19 @@ def marks_of(source: Source) -> Marks:
 
 def matrices(source: Source, column: str) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
     """([(first row, (n, d) view)], bool mask of rows that have a vector or None when all have)."""
+    if isinstance(source, MemSource):
+        return _matrices(source.memtable.view().table().column(column).chunks)
+    kept: dict[str, Any] = source.__dict__.setdefault("_matrices", {})
+    if column not in kept:
+        kept[column] = _matrices([c for i in range(source.num_batches) for c in source.columns(i, [column]).column(0).chunks])
+    made: tuple[list[tuple[int, np.ndarray]], np.ndarray | None] = kept[column]
+    return made
+
+
+def _matrices(chunks: list[pa.Array]) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
     parts: list[tuple[int, np.ndarray]] = []
     valid: list[np.ndarray] = []
     at, some_null = 0, False
-    chunks: list[pa.Array] = []
-    if isinstance(source, MemSource):
-        chunks = source.memtable.table().column(column).chunks
-    else:
-        chunks = [c for i in range(source.num_batches) for c in source.columns(i, [column]).column(0).chunks]
     for chunk in chunks:
         parts.append((at, _matrix(chunk)))
         some_null = some_null or chunk.null_count > 0

@@ -250,13 +250,13 @@ def locate(sources: Sequence[Source], keys: pa.Array, snapshot: int) -> tuple[np
 def gather(sources: Sequence[Source], owner: np.ndarray, row: np.ndarray, schema: pa.Schema) -> pa.Table:
     """The columns of ``schema`` for rows that `locate` found, in their order; -1 gives a row of nulls."""
     names = schema.names
+    if len(owner) and owner[0] >= 0 and (owner == owner[0]).all():
+        table = sources[owner[0]].take(row, names)
+        return table if table.schema.equals(schema) else table.cast(schema)
     tables, places = [], []
     for s in np.unique(owner):
         mine = np.flatnonzero(owner == s)
-        if s < 0:
-            tables.append(schema.empty_table() if len(mine) == 0 else _nulls(schema, len(mine)))
-        else:
-            tables.append(sources[s].take(row[mine], names).cast(schema))
+        tables.append(_nulls(schema, len(mine)) if s < 0 else sources[s].take(row[mine], names).cast(schema))
         places.append(mine)
     if not tables:
         return schema.empty_table()

@@ -19,13 +19,14 @@ from ..config import RunConfig
 from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError, UnknownNameError
 from ..kernels.contract import METRICS
-from ..lsm import segments
+from ..lsm import keyspace, segments
 from ..lsm.source import MemSource, RunSource, Source
 from ..lsm.state import View
 from ..registry import Spec, near
 
 # below this share of rows wanted a scan of them beats a walk that steps over the rest
 SCAN_SHARE = 0.1
+KEPT_FILTERS = 16
 
 
 @dataclass
@@ -42,6 +43,17 @@ class Plan:
         return {"column": self.column, "metric": self.metric, "index": self.index, "k": self.k, "sources": self.steps}
 
 
+@dataclass(frozen=True)
+class Target:
+    """What a search is about, as its arguments say: worked out once per table version and choice of arguments."""
+
+    column: str
+    dim: int
+    index: str | None
+    metric: str
+    params: tuple[str, ...]
+
+
 def search_view(
     view: View, tree: Any, q: Any, *, k: int, column: str | None, where: Any, columns: Sequence[str] | None,
     index: str | None, metric: str | None, explain: bool, params: dict[str, Any],
@@ -49,28 +61,42 @@ def search_view(
     """The body of `TableView.search`."""
     if q is None:
         raise InvalidArgumentError("search() needs a query: give q, a vector (d,) or several (q, d)")
-    if not isinstance(k, (int, np.integer)) or k < 1:
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
         raise InvalidArgumentError(f"k={k!r}; give 1 or more")
     queries = np.asarray(q)
-    name = column or _guess_column(view, queries)
-    kind = view.table.schema.field(name).type
-    if not isinstance(kind, TensorType) or len(kind.shape) != 1:
-        raise InvalidArgumentError(f"column {name!r} is a {kind}; search needs a one-dimensional tensor column")
+    target = _target(view, queries, column, index, metric)
     single = queries.ndim == 1
-    queries = np.ascontiguousarray(np.atleast_2d(queries), np.float32)
-    if queries.ndim != 2 or queries.shape[1] != kind.shape[0]:
-        raise SchemaError(f"q has shape {np.shape(q)}; column {name!r} wants ({kind.shape[0]},) or (q, {kind.shape[0]})")
+    queries = np.ascontiguousarray(queries.reshape(1, -1) if single else queries, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != target.dim:
+        raise SchemaError(f"q has shape {np.shape(q)}; column {target.column!r} wants ({target.dim},) or (q, {target.dim})")
     if np.isnan(queries).any():
         raise SchemaError("q holds NaN, which has no distance")
-    chosen, chosen_metric = _choose_index(view, name, index, metric)
-    _check_params(view, chosen, params)
-    plan = Plan(name, chosen_metric, chosen, int(k))
+    for name in params:
+        if name not in target.params:
+            raise UnknownNameError(f"search has no parameter {name!r} here; {near(name, target.params)}")
+    plan = Plan(target.column, target.metric, target.index, int(k))
     found = [
         _search_source(view, tree, s, source, queries, int(k), where, plan, params) for s, source in enumerate(view.sources)
     ]
     if explain:
         return plan.to_dict()
     return _merged(view, found, queries, int(k), columns, single)
+
+
+def _target(view: View, queries: np.ndarray, column: str | None, index: str | None, metric: str | None) -> Target:
+    kept: dict[Any, Target] = view.table.__dict__.setdefault("_targets", {})
+    asked = (column, queries.shape[-1] if queries.ndim and column is None else None, index, metric)
+    target = kept.get(asked)
+    if target is None:
+        name = column or _guess_column(view, queries)
+        kind = view.table.schema.field(name).type
+        if not isinstance(kind, TensorType) or len(kind.shape) != 1:
+            raise InvalidArgumentError(f"column {name!r} is a {kind}; search needs a one-dimensional tensor column")
+        chosen, its_metric = _choose_index(view, name, index, metric)
+        if len(kept) > 64:
+            kept.clear()
+        target = kept[asked] = Target(name, kind.shape[0], chosen, its_metric, _search_params(view, chosen))
+    return target
 
 
 def _guess_column(view: View, queries: np.ndarray) -> str:
@@ -99,16 +125,13 @@ def _choose_index(view: View, column: str, index: str | None, metric: str | None
     return None, metric or "l2"
 
 
-def _check_params(view: View, index: str | None, params: dict[str, Any]) -> None:
+def _search_params(view: View, index: str | None) -> tuple[str, ...]:
     from .. import indexes
 
-    known: tuple[str, ...] = ()
-    if index is not None:
-        factory: Any = indexes.REGISTRY.get(Spec.parse(view.table.state.indexes[index]["spec"]).name)
-        known = factory.search_params
-    for name in params:
-        if name not in known:
-            raise UnknownNameError(f"search has no parameter {name!r} here; {near(name, known)}")
+    if index is None:
+        return ()
+    factory: Any = indexes.REGISTRY.get(Spec.parse(view.table.state.indexes[index]["spec"]).name)
+    return tuple(factory.search_params)
 
 
 def _search_source(
@@ -124,7 +147,7 @@ def _search_source(
     if where is not None:
         mask = _both(mask, _matching(source, where))
     n = len(marks.seqs)
-    wanted = n if mask is None else int(mask[:n].sum())
+    wanted = n if mask is None else int(np.count_nonzero(mask[:n]))
     step = {"source": "memtable" if isinstance(source, MemSource) else f"run {source.run.id}", "rows": n, "wanted": wanted}
     plan.steps.append(step)
     if wanted == 0:
@@ -182,24 +205,24 @@ def _scan(
 
 
 def _matching(source: Source, where: Any) -> np.ndarray:
-    """bool (rows,): the filter on every row of a source; kept per run and filter."""
-    kept: dict[str, np.ndarray] = source.__dict__.setdefault("_matching", {})
-    text = str(where)
+    """bool (rows,): the filter on every row of a source; kept per run for the filters asked last."""
     if isinstance(source, MemSource):
-        table = source.memtable.table()
-        return _evaluate(table, where)
-    if text not in kept:
-        if len(kept) >= 16:
-            kept.clear()
-        names = [n for n in source.files[0].reader.schema.names if n in text]
-        masks = [
-            _evaluate(source.columns(i, names), where)
-            if source.may_match(i, where)
-            else np.zeros(len(source.seqs(i)), bool)
-            for i in range(source.num_batches)
-        ]
-        kept[text] = np.concatenate(masks)
-    return kept[text]
+        return _evaluate(source.memtable.table(), where)
+    kept: list[tuple[Any, np.ndarray]] = source.__dict__.setdefault("_matching", [])
+    # compared as expressions: their text leaves the middle of a long list out
+    for known, mask in kept:
+        if known.equals(where):
+            return mask
+    text = str(where)
+    names = [n for n in source.files[0].reader.schema.names if n in text]
+    masks = [
+        _evaluate(source.columns(i, names), where) if source.may_match(i, where) else np.zeros(len(source.seqs(i)), bool)
+        for i in range(source.num_batches)
+    ]
+    mask = np.concatenate(masks)
+    kept[KEPT_FILTERS - 1 :] = []
+    kept.insert(0, (where, mask))
+    return mask
 
 
 def _evaluate(table: pa.Table, where: Any) -> np.ndarray:
@@ -218,29 +241,49 @@ def _merged(
     view: View, found: list[tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int, columns: Sequence[str] | None, single: bool
 ) -> pa.Table:
     """The k best over all sources, ties by key, with their columns."""
-    schema = view.table.schema
-    names = list(schema.primary_key) if columns is None else [schema.field(n).name for n in columns]
+    schema = _answer_schema(view, columns)
     if not found:
-        rows = distances = np.empty((len(queries), 0))
-        owner = np.empty((len(queries), 0), np.int64)
+        found = [(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))]
+    rows, distances = found[0] if len(found) == 1 else (np.concatenate(part, 1) for part in zip(*found, strict=True))
+    distances = distances.astype(np.float32, copy=False)
+    if len(found) > 1:
+        order = np.argsort(distances, 1, kind="stable")
+        rows, distances = np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
+        owner = order // k
     else:
-        rows = np.concatenate([r for r, _ in found], 1)
-        distances = np.concatenate([d for _, d in found], 1)
-        owner = np.repeat(np.arange(len(found)), k)[None, :].repeat(len(queries), 0)
+        owner = np.zeros(rows.shape, np.int64)
     there = rows >= 0
-    number = np.nonzero(there)[0]
-    flat_owner, flat_row, flat_distance = owner[there], rows[there].astype(np.int64), distances[there].astype(np.float32)
-    keys = view.table.codec.encode(view.rows(flat_owner, flat_row, _key_schema(view)))
-    rank = np.empty(len(keys), np.int64)
-    from ..lsm import keyspace
+    if (there[:, 1:] & (distances[:, 1:] == distances[:, :-1])).any():
+        owner, rows, distances = _by_key(view, owner, rows, distances, there)
+    there[:, k:] = False
+    table = view.rows(owner[there], rows[there], schema).append_column(_DISTANCE, [pa.array(distances[there])])
+    return table if single else table.append_column("_query", pa.array(np.nonzero(there)[0]))
 
-    rank[keyspace.order(keys)] = np.arange(len(keys))
-    order = np.lexsort((rank, flat_distance, number))
-    within = np.arange(len(order)) - np.searchsorted(number[order], number[order])
-    order = order[within < k]
-    table = view.rows(flat_owner[order], flat_row[order], pa.schema([schema.arrow.field(n) for n in names]))
-    table = table.append_column("_distance", pa.array(flat_distance[order], pa.float32()))
-    return table if single else table.append_column("_query", pa.array(number[order], pa.int64()))
+
+_DISTANCE = pa.field("_distance", pa.float32())
+
+
+def _by_key(
+    view: View, owner: np.ndarray, rows: np.ndarray, distances: np.ndarray, there: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same, rows at equal distance in order of their keys."""
+    keys = view.table.codec.encode(view.rows(owner[there], rows[there], _key_schema(view)))
+    rank = np.full(rows.shape, len(keys), np.int64)
+    places = np.empty(len(keys), np.int64)
+    places[keyspace.order(keys)] = np.arange(len(keys))
+    rank[there] = places
+    order = np.lexsort((rank, distances), axis=1)
+    return np.take_along_axis(owner, order, 1), np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
+
+
+def _answer_schema(view: View, columns: Sequence[str] | None) -> pa.Schema:
+    schema = view.table.schema
+    kept: dict[Any, pa.Schema] = view.table.__dict__.setdefault("_answers", {})
+    asked = None if columns is None else tuple(columns)
+    if asked not in kept:
+        names = schema.primary_key if columns is None else [schema.field(n).name for n in columns]
+        kept[asked] = pa.schema([schema.arrow.field(n) for n in names])
+    return kept[asked]
 
 
 def _key_schema(view: View) -> pa.Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from .. import kernels
 from ..arrowbytes import binary_parts
+from ..arrowtake import take_array, take_table
 from ..env.base import Env
 from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError
@@ -22,6 +24,21 @@ from .format import FORMAT, MAGIC, TRAILER, key_value, place
 from .zones import Pruner
 
 MAX_BATCHES = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a batch, and where it lies in the file: ``width`` bytes a row from ``at``, and buffers that all rows share."""
+
+    array: pa.Array
+    width: int | None
+    at: int
+    others: list[tuple[int, int]]
+
+    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
+        if self.width is None:
+            return self.others
+        return [*self.others, (self.at + start * self.width, self.at + stop * self.width)]
 
 
 class TableReader:
@@ -35,6 +52,7 @@ class TableReader:
         self._base = self._bytes.ctypes.data
         self._sections()
         self._batches: list[pa.RecordBatch | None] = [None] * len(self._blocks)
+        self._columns: dict[tuple[int, str], _Column] = {}
         self._pruner: Pruner | None = None
 
     # -- opening ---------------------------------------------------------------------------------
@@ -113,7 +131,7 @@ class TableReader:
         if len(self._crcs) != chunks or len(found["leaves"]) != (0 if self._kind == "none" else 32 * chunks):
             raise self._bad("as many checksums as chunks are wanted", end)
         self._leaves = found["leaves"]
-        self._good = np.zeros(chunks, bool)
+        self._good, self._whole = np.zeros(chunks, bool), False
         self._filter = (parameters, np.frombuffer(found["filter"], np.uint8)) if "filter" in found else None
         self._first = [key_value(b["first"]) for b in self._blocks]
         self._last = [key_value(b["last"]) for b in self._blocks]
@@ -148,6 +166,7 @@ class TableReader:
             self._good[first : first + run] = True
             first += run
             good = self._good[first:last]
+        self._whole = bool(self._good.all())
 
     def _checked(self, start: int, end: int) -> memoryview:
         self._check(start, end)
@@ -182,26 +201,36 @@ class TableReader:
             self._batches[i] = batch
         return batch
 
+    def _column(self, i: int, name: str) -> _Column:
+        column = self._columns.get((i, name))
+        if column is None:
+            array = self._batch(i).column(name)
+            buffers, width, at = _storage(array).buffers(), fixed_width(array), 0
+            if width is not None:
+                at = buffers.pop().address - self._base
+            others = [(b.address - self._base, b.address - self._base + b.size) for b in buffers if b is not None and b.size]
+            column = self._columns[i, name] = _Column(array, width, at, others)
+        return column
+
     def column(self, i: int, name: str, start: int = 0, stop: int | None = None) -> pa.Array:
         """Rows [start, stop) of one column of one batch, every chunk under them checked; a view of the map."""
-        array = self._batch(i).column(name)
+        column = self._column(i, name)
+        array = column.array
         stop = len(array) if stop is None else stop
-        for at, end in self._ranges(array, start, stop):
-            self._check(at, end)
+        if not self._whole:
+            for at, end in column.ranges(start, stop):
+                self._check(at, end)
         return array if stop - start == len(array) else array.slice(start, stop - start)
 
     def checked(self, i: int, name: str, start: int, stop: int) -> bool:
         """Whether all chunks under rows [start, stop) of a column were found right before."""
-        ranges = self._ranges(self._batch(i).column(name), start, stop)
-        return all(self._good[at // self._chunk : -(-end // self._chunk)].all() for at, end in ranges)
-
-    def _ranges(self, array: pa.Array, start: int, stop: int) -> list[tuple[int, int]]:
-        return byte_ranges(array, start, stop, self._base)
+        ranges = self._column(i, name).ranges(start, stop)
+        return self._whole or all(self._good[at // self._chunk : -(-end // self._chunk)].all() for at, end in ranges)
 
     def row_bytes(self, i: int, names: Sequence[str]) -> float:
         """Mean bytes of a row of a batch in these columns; reads nothing of them."""
         batch = self._batch(i)
-        return sum(b.size for n in names for b in batch.column(n).buffers() if b is not None) / batch.num_rows
+        return float(sum(b.size for n in names for b in batch.column(n).buffers() if b is not None) / batch.num_rows)
 
     def keys(self, i: int) -> pa.Array:
         """The encoded keys of a batch."""
@@ -269,39 +298,42 @@ class TableReader:
 
     def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
         """Rows by number, in the order asked; only the chunks that they touch are checked."""
-        from ..arrowtake import take_array
-
-        schema = pa.schema([self.schema.field(n) for n in names])
+        if len(self._blocks) == 1:
+            return self._take(0, rows, names)
+        if not len(rows):
+            return self.schema.empty_table().select(list(names))
         owner = np.searchsorted(self.batch_starts, rows, "right") - 1
+        if (owner == owner[0]).all():
+            return self._take(int(owner[0]), rows - self.batch_starts[owner[0]], names)
         parts, places = [], []
         for i in np.unique(owner).tolist():
-            place_ = np.flatnonzero(owner == i)
-            local = rows[place_] - self.batch_starts[i]
-            batch = self._batch(i)
-            columns = []
-            for name in names:
-                array = batch.column(name)
-                self._check_rows(array, local)
-                columns.append(take_array(array, local))
-            parts.append(pa.Table.from_arrays(columns, schema=schema))
-            places.append(place_)
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return schema.empty_table()
+            places.append(np.flatnonzero(owner == i))
+            parts.append(self._take(i, rows[places[-1]] - self.batch_starts[i], names))
         back = np.empty(len(rows), np.int64)
         back[np.concatenate(places)] = np.arange(len(rows))
-        joined = pa.concat_tables(parts).combine_chunks()
-        return pa.Table.from_arrays([take_array(c.chunk(0), back) for c in joined.columns], schema=schema)
+        return take_table(pa.concat_tables(parts), back)
 
-    def _check_rows(self, array: pa.Array, rows: np.ndarray) -> None:
-        if len(rows) < 64 and fixed_width(array) is not None:
-            wanted = [(row, row + 1) for row in rows.tolist()]
-        else:
-            wanted = [(0, len(array))]
-        for start, stop in wanted:
-            for at, end in self._ranges(array, start, stop):
-                self._check(at, end)
+    def _take(self, i: int, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+        columns = [self._column(i, name) for name in names]
+        if not self._whole:
+            for column in columns:
+                self._check_rows(column, rows)
+        fields = [self.schema.field(n) for n in names]
+        return pa.Table.from_arrays([take_array(c.array, rows) for c in columns], schema=pa.schema(fields))
+
+    def _check_rows(self, column: _Column, rows: np.ndarray) -> None:
+        for at, end in column.others:
+            self._check(at, end)
+        if column.width and len(rows):
+            first = (column.at + rows * column.width) // self._chunk
+            last = (column.at + (rows + 1) * column.width - 1) // self._chunk
+            spans = [first, last]
+            if int((last - first).max()) > 1:
+                spans = [np.arange(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+            touched = np.concatenate(spans)
+            if not self._good[touched].all():
+                for chunk in np.unique(touched).tolist():
+                    self._check(chunk * self._chunk, min((chunk + 1) * self._chunk, self._chunks_end))
 
     # -- whole -----------------------------------------------------------------------------------
 
@@ -312,7 +344,7 @@ class TableReader:
     def verify(self, root: str) -> int:
         """Check every byte against the checksums and the hash tree; returns how many. O(bytes)."""
         size = len(self._map)
-        self._good[:] = False
+        self._good[:], self._whole = False, False
         self._check(0, self._chunks_end)
         if self._kind != "none":
             leaves = []
@@ -343,7 +375,7 @@ class TableReader:
         batch = self._batch(i)
         local = row - int(self.batch_starts[i])
         for column in batch.columns:
-            for start, end in self._ranges(column, local, local + 1):
+            for start, end in byte_ranges(column, local, local + 1, self._base):
                 ranges |= {*range(start // self._chunk, -(-end // self._chunk))}
         leaves = self.leaves()
         chunks = []
