@@ -158,11 +158,28 @@ def compare(a: str, b: str) -> None:
 
 @main.command()
 def kernels() -> None:
-    """Kernel backends: what there is, or why not."""
-    from . import kernels as backends
+    """Kernel backends, what each holds, and the instruction set that runs."""
+    from rich.console import Console
+    from rich.table import Table
 
-    for name, what in backends.available().items():
+    from . import kernels as backends
+    from .kernels.contract import KERNELS
+
+    found = backends.available()
+    there = [name for name, what in found.items() if not what.startswith("unavailable")]
+    table = Table("group", "kernel", *there)
+    held = {name: set(backends.choose(name).names()) for name in there}
+    for name, declared in sorted(KERNELS.items(), key=lambda item: item[1].group):
+        table.add_row(declared.group, name, *("yes" if name in held[backend] else "" for backend in there))
+    Console().print(table)
+    for name, what in found.items():
         click.echo(f"{name:8} {what}")
+    if "cython" in there:
+        from .kernels.cython_backend import compiled
+
+        runnable, own = compiled(), backends.choose("cython").isa
+        click.echo(f"         instruction sets that this processor runs: {', '.join(runnable)}; LSMTENSOR_ISA overrides ({own})")
+    click.echo(f"chosen unless named: {backends.choose().backend}; storage kernels: {backends.storage().backend}")
 
 
 @main.command()

@@ -6,6 +6,7 @@ chose: that one or `UnavailableError`, so that a figure labelled "numba" never t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from functools import lru_cache
@@ -48,7 +49,19 @@ def _load(backend: str) -> Kernels:
         raise UnavailableError(_hint(backend, why)) from why
     from .contract import KERNELS
 
-    return Kernels(backend, {n: getattr(module, n) for n in KERNELS if hasattr(module, n)}, module.isa())
+    return Kernels(backend, {n: _guarded(d, getattr(module, n)) for n, d in KERNELS.items() if hasattr(module, n)}, module.isa())
+
+
+def _guarded(declaration: Any, function: Any) -> Any:
+    guard = declaration.guard
+    if guard is None:
+        return function
+
+    @functools.wraps(function)
+    def checked(*args: Any) -> Any:
+        return function(*guard(*args))
+
+    return checked
 
 
 def _hint(backend: str, why: ImportError) -> str:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..errors import InvalidArgumentError
+
 L2, IP, COSINE, L1, HAMMING = range(5)
 METRICS = {"l2": L2, "ip": IP, "cosine": COSINE, "l1": L1, "hamming": HAMMING}
 
@@ -21,20 +23,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Declaration:
-    """A kernel's group and how exactly backends must agree: ``exact`` or ``rounding``."""
+    """A kernel's group and how exactly backends must agree: ``exact`` or ``rounding``.
+
+    ``guard`` checks the arguments and brings them into the form that compiled loops want, the same for every backend;
+    kernels without one get theirs from structures that were checked when they were made.
+    """
 
     name: str
     group: str
     result: str
     define: Callable[..., Any]
+    guard: Callable[..., tuple[Any, ...]] | None = None
 
 
 KERNELS: dict[str, Declaration] = {}
 
 
-def kernel(group: str, result: str) -> Callable[[F], F]:
+def kernel(group: str, result: str, guard: Callable[..., tuple[Any, ...]] | None = None) -> Callable[[F], F]:
     def add(define: F) -> F:
-        KERNELS[define.__name__] = Declaration(define.__name__, group, result, define)
+        KERNELS[define.__name__] = Declaration(define.__name__, group, result, define, guard)
         return define
 
     return add
@@ -43,15 +50,55 @@ def kernel(group: str, result: str) -> Callable[[F], F]:
 # -- distance -------------------------------------------------------------------------------------
 
 
-@kernel("distance", "rounding")
+def _plain(x: np.ndarray) -> np.ndarray:
+    """The array as C loops read it: float32, contiguous, aligned; itself where it is so already."""
+    flags = x.flags
+    if x.dtype == np.float32 and flags.c_contiguous and flags.aligned:
+        return x
+    return np.array(x, np.float32, order="C")
+
+
+def _same_width(queries: np.ndarray, points: np.ndarray) -> None:
+    if queries.shape[-1] != points.shape[-1]:
+        raise InvalidArgumentError(f"queries have {queries.shape[-1]} dimensions, points {points.shape[-1]}")
+
+
+def _guard_pairwise(queries: np.ndarray, points: np.ndarray, metric: int) -> tuple[Any, ...]:
+    _same_width(queries, points)
+    return _plain(queries), _plain(points), metric
+
+
+def _guard_gathered(query: np.ndarray, points: np.ndarray, ids: np.ndarray, metric: int) -> tuple[Any, ...]:
+    _same_width(query, points)
+    if len(ids) and (ids.min() < 0 or ids.max() >= len(points)):
+        raise InvalidArgumentError(f"ids reach from {ids.min()} to {ids.max()}; there are {len(points)} points")
+    return _plain(query), _plain(points), np.ascontiguousarray(ids, np.int64), metric
+
+
+def _guard_topk(
+    queries: np.ndarray, points: np.ndarray, k: int, metric: int, mask: np.ndarray | None
+) -> tuple[Any, ...]:
+    _same_width(queries, points)
+    if mask is not None:
+        if len(mask) != len(points):
+            raise InvalidArgumentError(f"the mask has {len(mask)} entries for {len(points)} points")
+        mask = np.ascontiguousarray(mask, np.uint8 if mask.dtype != bool else bool).view(np.uint8)
+    return _plain(queries), _plain(points), k, metric, mask
+
+
+@kernel("distance", "rounding", _guard_pairwise)
 def pairwise(queries: np.ndarray, points: np.ndarray, metric: int) -> np.ndarray:
     """float32 (q, n): the distance of every query to every point.
 
-    queries (q, d), points (n, d), float32, C-contiguous. A row holding NaN gives NaN. O(q n d).
+    queries (q, d), points (n, d), float32. A row holding NaN gives NaN. L2 of near rows is as exact as float32 holds
+    it, however far from the origin they lie. O(q n d).
     """
     if metric == L2:
-        result = (queries**2).sum(1)[:, None] - 2 * (queries @ points.T) + (points**2).sum(1)[None, :]
-        return np.maximum(result, 0, dtype=np.float32)
+        # in float64: near rows far from the origin would be lost in the cancellation
+        a, b = queries.astype(np.float64), points.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            result = (a**2).sum(1)[:, None] - 2 * (a @ b.T) + (b**2).sum(1)[None, :]
+        return np.maximum(result, 0).astype(np.float32)
     if metric == IP:
         return -(queries @ points.T)
     if metric == COSINE:
@@ -65,13 +112,13 @@ def pairwise(queries: np.ndarray, points: np.ndarray, metric: int) -> np.ndarray
     return result
 
 
-@kernel("distance", "rounding")
+@kernel("distance", "rounding", _guard_gathered)
 def gathered(query: np.ndarray, points: np.ndarray, ids: np.ndarray, metric: int) -> np.ndarray:
     """float32 (m,): the distance of one query (d,) to ``points[ids]``, ids int64 (m,) within range. O(m d)."""
     return pairwise(query[None, :], points[ids], metric)[0]
 
 
-@kernel("distance", "rounding")
+@kernel("distance", "rounding", _guard_topk)
 def topk(
     queries: np.ndarray, points: np.ndarray, k: int, metric: int, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:

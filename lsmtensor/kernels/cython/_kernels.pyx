@@ -1,15 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled kernels. Arguments were checked by cython_backend.py; the GIL is released throughout."""
+"""The compiled kernels. Arguments were checked by the contract's guards; the GIL is released throughout."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 import numpy as np
 
 cdef extern from "_kernels.h" nogil:
+    ctypedef struct nearest_list:
+        int64_t k
     ctypedef struct table_t:
         const char *name
-        void (*one_to_many)(const float *, const float *, const long *, long, long, int, float *) noexcept nogil
-        void (*nearest)(const float *, const float *, long, long, int, const unsigned char *, long, long *, float *) noexcept nogil
+        void (*one_to_many)(const float *, const float *, const int64_t *, int64_t, int64_t, int, float *) noexcept nogil
+        void (*nearest)(const float *, const float *, int64_t, int64_t, int, const uint8_t *, int64_t, int64_t *, float *) noexcept nogil
+        void (*nearest_block)(const float *, int64_t, const float *, int64_t, int64_t, int, const uint8_t *, int64_t, int64_t *, float *, const float *, float *, nearest_list *) noexcept nogil
+        void (*all_pairs)(const float *, int64_t, const float *, int64_t, int64_t, int, float *, const float *, float *) noexcept nogil
+        float (*square_of)(const float *, int64_t) noexcept nogil
     const table_t *chosen
     int choose_isa(const char *)
     int can_run(const char *)
@@ -17,6 +22,10 @@ cdef extern from "_kernels.h" nogil:
     uint64_t hash_bytes(const unsigned char *, long)
     long lower_int64(const long *, long, long)
     long lower_bytes(const unsigned char *, const int *, long, const unsigned char *, long)
+
+
+# from so many queries on it pays to share the loads of a row between them
+cdef int BLOCK_FROM = 4
 
 
 def set_isa(name):
@@ -36,36 +45,59 @@ def runnable():
     return [n for n in ("baseline", "avx2", "avx512") if can_run(n.encode())]
 
 
+cdef scratch(const float[:, ::1] queries, int64_t d):
+    """Squares of the queries, room for those of a tile of points."""
+    cdef int64_t q = queries.shape[0], i
+    made = np.empty(q + max(131072 // (4 * d), 8), np.float32)
+    cdef float[::1] view = made
+    for i in range(q):
+        view[i] = chosen.square_of(&queries[i, 0], d)
+    return made
+
+
 def pairwise(const float[:, ::1] queries, const float[:, ::1] points, int metric):
-    cdef long q = queries.shape[0], n = points.shape[0], d = points.shape[1], i
+    cdef int64_t q = queries.shape[0], n = points.shape[0], d = points.shape[1], i
     out = np.empty((q, n), np.float32)
     cdef float[:, ::1] o = out
-    if q and n:
+    cdef float[::1] squares
+    if q and n and d:
+        squares = scratch(queries, d)
         with nogil:
-            for i in range(q):
-                chosen.one_to_many(&queries[i, 0] if d else NULL, &points[0, 0] if d else NULL, NULL, n, d, metric, &o[i, 0])
+            chosen.all_pairs(&queries[0, 0], q, &points[0, 0], n, d, metric, &o[0, 0], &squares[0], &squares[q])
+    elif q and n:
+        out[:] = 1 if metric == 2 else 0
     return out
 
 
 def gathered(const float[::1] query, const float[:, ::1] points, const int64_t[::1] ids, int metric):
-    cdef long m = ids.shape[0], d = points.shape[1]
+    cdef int64_t m = ids.shape[0], d = points.shape[1]
     out = np.empty(m, np.float32)
     cdef float[::1] o = out
     if m:
         with nogil:
-            chosen.one_to_many(&query[0] if d else NULL, &points[0, 0] if d else NULL, <const long *>&ids[0], m, d, metric, &o[0])
+            chosen.one_to_many(&query[0] if d else NULL, &points[0, 0] if d else NULL, &ids[0], m, d, metric, &o[0])
     return out
 
 
-def topk(const float[:, ::1] queries, const float[:, ::1] points, long k, int metric, const uint8_t[::1] mask, ids, distances):
-    cdef long q = queries.shape[0], n = points.shape[0], d = points.shape[1], i
+def topk(const float[:, ::1] queries, const float[:, ::1] points, int64_t k, int metric, const uint8_t[::1] mask, ids, distances):
+    cdef int64_t q = queries.shape[0], n = points.shape[0], d = points.shape[1], i
     cdef int64_t[:, ::1] o = ids
     cdef float[:, ::1] s = distances
-    cdef const unsigned char *m = &mask[0] if mask is not None and n else NULL
-    if q and n and k and d:
+    cdef const uint8_t *m = &mask[0] if mask is not None and n else NULL
+    cdef float[::1] squares
+    cdef uint8_t[::1] lists
+    if not (q and n and k):
+        return
+    if d == 0 or q < BLOCK_FROM or metric > 2:
         with nogil:
             for i in range(q):
-                chosen.nearest(&queries[i, 0], &points[0, 0], n, d, metric, m, k, <long *>&o[i, 0], &s[i, 0])
+                chosen.nearest(&queries[i, 0] if d else NULL, &points[0, 0] if d else NULL, n, d, metric, m, k, &o[i, 0], &s[i, 0])
+        return
+    squares = scratch(queries, d)
+    lists = np.empty(q * sizeof(nearest_list), np.uint8)
+    with nogil:
+        chosen.nearest_block(&queries[0, 0], q, &points[0, 0], n, d, metric, m, k, &o[0, 0], &s[0, 0], &squares[0], &squares[q],
+                             <nearest_list *>&lists[0])
 
 
 def search_int64(const int64_t[::1] values, const int64_t[::1] wanted):
@@ -79,13 +111,13 @@ def search_int64(const int64_t[::1] values, const int64_t[::1] wanted):
     return out
 
 
-def search_bytes(const uint8_t[::1] data, const int[::1] offsets, const uint8_t[::1] wanted, const int[::1] wanted_offsets):
+def search_bytes(const uint8_t[::1] data, const int[::1] offsets, const uint8_t[::1] wanted_data, const int[::1] wanted_offsets):
     cdef long q = wanted_offsets.shape[0] - 1, n = offsets.shape[0] - 1, i
     out = np.zeros(max(q, 0), np.int64)
     cdef int64_t[::1] o = out
     cdef uint8_t none = 0
     cdef const unsigned char *here = &data[0] if data.shape[0] else &none
-    cdef const unsigned char *there = &wanted[0] if wanted.shape[0] else &none
+    cdef const unsigned char *there = &wanted_data[0] if wanted_data.shape[0] else &none
     if n > 0:
         with nogil:
             for i in range(q):
