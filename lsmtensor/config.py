@@ -57,11 +57,22 @@ class SSTableConfig(_Group):
 
 @dataclass(frozen=True)
 class CompactionConfig(_Group):
-    """``policy`` decides; runs within ``size_ratio`` of each other count as alike, ``level0_runs`` of them are merged."""
+    """``policy`` decides: ``lazy_leveled``, ``leveled``, ``tiered``, ``fifo(ttl=7d)``, ``none``.
 
-    policy: str = "tiered"
+    ``level0_runs`` flushed runs are merged into level 1; level i holds up to ``level_bytes * size_ratio ** i`` bytes or
+    ``size_ratio`` runs. ``trivial_moves`` lets runs that share no keys become one without being rewritten. Over
+    ``slowdown_runs`` runs of level 0 each commit waits a little, over ``stop_runs`` until there are fewer.
+    ``rate_limit`` (bytes a second, 0 for none) slows the writing of merges down.
+    """
+
+    policy: str = "lazy_leveled"
     size_ratio: float = 4.0
     level0_runs: int = 4
+    level_bytes: int = 64 << 20
+    trivial_moves: bool = True
+    slowdown_runs: int = 20
+    stop_runs: int = 36
+    rate_limit: int = 0
 
 
 @dataclass(frozen=True)

@@ -206,12 +206,34 @@ class Database(_Tables):
         """Write memtables to table files; returns when they are durable."""
         self._tree.flush()
 
-    def compact(self) -> None:
-        """Merge every table into one run and build its index segments."""
+    def compact(self, table: str | None = None, *, start: Any = None, stop: Any = None) -> None:
+        """Merge every table, or one, into one run and build its index segments.
+
+        With ``start`` and ``stop`` (keys of ``table``) only the runs that hold keys in [start, stop).
+        """
+        if table is None and (start is not None or stop is not None):
+            raise InvalidArgumentError("compact(start=, stop=) needs the table whose keys they are: compact('docs', start=…)")
         self._tree.flush()
-        compact_all(self._tree)
+        if table is None:
+            compact_all(self._tree)
+        else:
+            number = self._find(table)
+            codec = self._state().tables[number].codec
+            first, last = (None if key is None else codec.bound(key) for key in (start, stop))
+            compact_all(self._tree, [number], first, last)
         with self._tree.maintaining():
             index_due(self._tree)
+
+    def pause_compaction(self) -> None:
+        """Merge nothing in the background until `resume_compaction`; a merge in hand is finished. Runs pile up meanwhile."""
+        self._tree.check_writable()
+        self._tree.compaction_paused = True
+
+    def resume_compaction(self) -> None:
+        """Go on merging, with what piled up first."""
+        self._tree.check_writable()
+        self._tree.compaction_paused = False
+        self._tree.on_work()
 
     def refresh(self) -> int:
         """In mode ``"r"``: follow the writer to its newest version, which is returned."""

@@ -6,7 +6,9 @@ is durable the old files and logs are all there, so a crash at any point costs o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +16,10 @@ import pyarrow as pa
 
 from ..errors import InvalidArgumentError
 from . import compaction, keyspace, ops
-from .layout import Run, TableState
-from .merge import needed_since, rebatch, windows
+from .layout import FileRef, Key, Run, TableState
+from .merge import Chooser, needed_since, rebatch, windows
 from .retention import oldest_needed
-from .source import MemSource, RunSource
+from .source import MemSource, RunSource, TableFile
 from .state import TableVersion
 from .tree import Tree
 
@@ -54,22 +56,33 @@ def compact_due(tree: Tree) -> None:
     """Ask each table's policy until none wants anything."""
     for table_id in list(tree.head()[0].tables):
         while (table := tree.head()[0].tables.get(table_id)) is not None:
-            policy = compaction.create(table.state.options.get("compaction", tree.config.compaction.policy), tree.config.compaction)
-            decision = policy.choose(_settled(table))
+            if tree.compaction_paused:
+                return
+            policy = policy_of(tree, table)
+            decision = policy.choose(_settled(table), compaction.Moment(tree.env.clock.time_ns(), tree.manifest.layout.times))
             if isinstance(decision, compaction.DoNothing):
                 break
             _carry_out(tree, table, decision)
 
 
-def compact_all(tree: Tree) -> None:
-    """One run a table; deletes and versions that nothing needs are gone afterwards."""
+def policy_of(tree: Tree, table: TableVersion) -> compaction.Policy:
+    return compaction.create(table.state.options.get("compaction", tree.config.compaction.policy), tree.config.compaction)
+
+
+def compact_all(tree: Tree, tables: Sequence[int] | None = None, start: Key | None = None, stop: Key | None = None) -> None:
+    """One run a table, of the runs that hold keys in [start, stop); what nothing needs of them is gone afterwards."""
     with tree.maintaining():
         flush_sealed(tree)
-        for table_id in list(tree.head()[0].tables):
+        for table_id in list(tree.head()[0].tables if tables is None else tables):
             table = tree.head()[0].tables.get(table_id)
             runs = _settled(table).runs if table is not None else ()
-            if table is not None and runs:
-                _merge(tree, table, [r.id for r in runs], max(r.level for r in runs) + 1)
+            touched = [
+                i for i, r in enumerate(runs) if (start is None or r.max_key >= start) and (stop is None or r.min_key < stop)  # type: ignore[operator]
+            ]
+            if table is not None and touched:
+                # with those between them: merged runs must be neighbours in version order
+                runs = runs[touched[0] : touched[-1] + 1]
+                _merge(tree, table, [r.id for r in runs], max(r.level for r in runs) + (len(runs) > 1), whole=True)
 
 
 def _settled(table: TableVersion) -> TableState:
@@ -91,18 +104,84 @@ def _carry_out(tree: Tree, table: TableVersion, decision: object) -> None:
         raise InvalidArgumentError(f"a compaction policy answered {decision!r}; wanted DoNothing, Move, Merge or Drop")
 
 
-def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int) -> None:
+def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: bool = False) -> None:
+    """Merge runs into one of ``level``. Without ``whole``, files that share no keys with others are taken as they are."""
     chosen = [r for r in table.runs if r.run.id in set(ids)]
     oldest_chosen = min(r.min_seq for r in chosen)
     others = [r for r in table.runs if r.run.id not in set(ids)]
     bottom = not any(r.min_seq < oldest_chosen for r in others)
     keep = needed_since(*oldest_needed(tree, table), bottom)
-    batches = _merged(chosen, keep, table.physical, tree.config.sstable.batch_rows)
-    first = next(batches, None)
-    new: list[Run] = []
-    if first is not None:
-        new = [tree.write_run(table, _chain(first, batches), "compaction", level)]
-    _replace(tree, table, ids, new)
+    # a table with vector indexes is rewritten whole: one graph is searched faster than many
+    moves = tree.config.compaction.trivial_moves and not whole and not table.state.indexes
+    files: list[FileRef] = []
+    for group in _groups(chosen) if moves else [chosen]:
+        only = group[0].files[0].ref
+        if moves and len(group) == 1 and len(group[0].files) == 1 and not only.tombstones:
+            files.append(only)
+        else:
+            files += _rewrite(tree, table, group, keep, level)
+    _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [])
+
+
+def _groups(runs: list[RunSource]) -> list[list[RunSource]]:
+    """The runs cut, in key order, where no file spans the cut."""
+    spread = sorted(((f, r) for r in runs for f in r.files), key=lambda p: p[0].ref.min_key)  # type: ignore[arg-type, return-value]
+    groups: list[list[tuple[TableFile, RunSource]]] = []
+    edge: Key | None = None
+    for file, run in spread:
+        if edge is None or file.ref.min_key > edge:  # type: ignore[operator]
+            groups.append([])
+            edge = file.ref.max_key
+        groups[-1].append((file, run))
+        edge = max(edge, file.ref.max_key)  # type: ignore[type-var]
+    return [_part_runs(group) for group in groups]
+
+
+def _part_runs(group: list[tuple[TableFile, RunSource]]) -> list[RunSource]:
+    by_run: dict[int, tuple[RunSource, list[TableFile]]] = {}
+    for file, run in group:
+        by_run.setdefault(run.run.id, (run, []))[1].append(file)
+    return [
+        RunSource(replace(run.run, files=tuple(f.ref for f in files)), files) for run, files in by_run.values()
+    ]
+
+
+def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Chooser, level: int) -> list[FileRef]:
+    """The surviving rows in new files; over ``threads`` ranges of keys at once."""
+    cuts = _cuts(runs, tree.config.threads)
+    ranges = list(zip([None, *cuts], [*cuts, None], strict=True))
+
+    def write(bounds: tuple[Key | None, Key | None]) -> tuple[FileRef, ...]:
+        batches = _merged(runs, keep, table.physical, tree.config.sstable.batch_rows, *bounds)
+        first = next(batches, None)
+        if first is None:
+            return ()
+        rate = tree.config.compaction.rate_limit / len(ranges)
+        return tree.write_run(table, _throttled(_chain(first, batches), rate), "compaction", level).files
+
+    if len(ranges) == 1:
+        return list(write(ranges[0]))
+    with ThreadPoolExecutor(len(ranges), "lsmtensor-merge") as pool:
+        return [file for part in pool.map(write, ranges) for file in part]
+
+
+def _cuts(runs: list[RunSource], parts: int) -> list[Key]:
+    """Keys that cut the runs into about equal parts, by the first keys of their batches."""
+    firsts = sorted(r.first_key(i) for r in runs for i in range(r.num_batches))  # type: ignore[type-var]
+    wanted = [firsts[len(firsts) * i // parts] for i in range(1, parts)] if len(firsts) >= 2 * parts else []
+    return sorted({k for k in wanted if k > firsts[0]})  # type: ignore[type-var, operator]
+
+
+def _throttled(
+    pairs: Iterator[tuple[pa.RecordBatch, pa.Array]], rate: float
+) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """The pairs, no faster than ``rate`` bytes a second; 0 means as fast as can be."""
+    begin, done = time.monotonic(), 0
+    for batch, keys in pairs:
+        yield batch, keys
+        done += batch.nbytes
+        if rate and (ahead := done / rate - (time.monotonic() - begin)) > 0:
+            time.sleep(ahead)
 
 
 def _chain(
@@ -113,9 +192,9 @@ def _chain(
 
 
 def _merged(
-    runs: list[RunSource], keep: object, physical: pa.Schema, rows: int
+    runs: list[RunSource], keep: Chooser, physical: pa.Schema, rows: int, start: Key | None, stop: Key | None
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-    for window in windows(runs, keep):  # type: ignore[arg-type]
+    for window in windows(runs, keep, start=start, stop=stop):
         if not len(window):
             continue
         table = window.gather(physical.names)

@@ -26,7 +26,7 @@ from ..registry import Spec
 from ..schema import column_numpy
 from . import keyspace, ops
 from .layout import SegmentRef
-from .source import MemSource, RunSource, Source, TableFile
+from .source import MemSource, RunSource, Source
 
 if TYPE_CHECKING:
     from .tree import Tree
@@ -148,32 +148,32 @@ def _matrix(chunk: pa.Array) -> np.ndarray:
     return np.nan_to_num(values.reshape(-1, width))
 
 
-def segment_of(source: RunSource, name: str, tree: Tree) -> Segment | None:
-    """The opened index of a single-file run, or None where it has none that is whole."""
-    if len(source.files) != 1:
-        return None
-    file = source.files[0]
+def segment_of(source: RunSource, at: int, name: str, tree: Tree) -> Segment | None:
+    """The opened index of a run's file number ``at``, or None where it has none that is whole."""
+    file = source.files[at]
     ref = next((s for s in file.ref.segments if s.index == name), None)
     if ref is None:
         return None
     kept: dict[int, Any] = file.__dict__.setdefault("_segments", {})
     if ref.number not in kept:
         try:
-            kept[ref.number] = _open_segment(tree, source, ref)
+            kept[ref.number] = _open_segment(tree, source, at, ref)
         except (LsmTensorError, OSError) as why:
             warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=2)
             kept[ref.number] = None
     return kept[ref.number]
 
 
-def _vectors(source: RunSource, column: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """((n, d) of the rows that have a vector, their numbers or None for all); the map itself for a file of one batch."""
+def _vectors(source: RunSource, at: int, column: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """((n, d) of the rows of a file that have a vector, their numbers in it or None for all); the map for a file of one batch."""
     parts, valid = matrices(source, column)
-    whole = parts[0][1] if len(parts) == 1 else np.concatenate([m for _, m in parts])
-    if valid is None:
+    start, stop = int(source.starts[at]), int(source.starts[at + 1])
+    mine = [m for first, m in parts if start <= first < stop]
+    whole = mine[0] if len(mine) == 1 else np.concatenate(mine)
+    if valid is None or valid[start:stop].all():
         return whole, None
     # deletes and nulls must not be nodes: they are no points of the space
-    rows = np.flatnonzero(valid)
+    rows = np.flatnonzero(valid[start:stop])
     return whole[rows], rows
 
 
@@ -194,12 +194,13 @@ class Segment:
         return ids, distances
 
 
-def _open_segment(tree: Tree, source: RunSource, ref: SegmentRef) -> Segment:
+def _open_segment(tree: Tree, source: RunSource, at: int, ref: SegmentRef) -> Segment:
     path = f"{tree.path}/sst/{ref.file}"
     header, arrays = container.unpack(tree.env.open(path, kind="index").map(), where=path)
-    if header.get("rows") != source.rows:
-        raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {source.rows}", path=path, offset=0)
-    vectors, rows = _vectors(source, ref.column)
+    has = source.files[at].ref.rows
+    if header.get("rows") != has:
+        raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {has}", path=path, offset=0)
+    vectors, rows = _vectors(source, at, ref.column)
     stored = arrays.pop("_rows", None)
     if (rows is None) != (stored is None) or (rows is not None and stored is not None and not np.array_equal(rows, stored)):
         raise CorruptionError("the segment indexes other rows than have vectors", path=path, offset=0)
@@ -213,25 +214,25 @@ def index_due(tree: Tree) -> None:
         for name, entry in (table.state.indexes if table is not None else {}).items():
             assert table is not None
             for run in table.runs:
-                if len(run.files) == 1 and run.rows >= tree.config.index.min_rows:
-                    file = run.files[0]
-                    if not any(s.index == name for s in file.ref.segments):
-                        _build(tree, table_id, run, file, name, entry)
+                for at, file in enumerate(run.files):
+                    large = file.ref.rows >= tree.config.index.min_rows
+                    if large and not any(s.index == name for s in file.ref.segments):
+                        _build(tree, table_id, run, at, name, entry)
                         table = tree.head()[0].tables[table_id]
 
 
-def _build(tree: Tree, table_id: int, run: RunSource, file: TableFile, name: str, entry: dict[str, Any]) -> None:
-    spec = Spec.parse(entry["spec"])
-    vectors, rows = _vectors(run, entry["column"])
+def _build(tree: Tree, table_id: int, run: RunSource, at: int, name: str, entry: dict[str, Any]) -> None:
+    spec, file = Spec.parse(entry["spec"]), run.files[at]
+    vectors, rows = _vectors(run, at, entry["column"])
     index = indexes.create(spec, dim=vectors.shape[1], kernel=tree.config.kernel)
-    index.add(vectors)
+    index.add(vectors, copy=False)
     header, arrays = index.to_sections()
     if rows is not None:
         arrays["_rows"] = rows
     number = tree.next_file()
     file_name = f"{file.ref.number:06d}.i{number}.{spec.name}"
     path = f"{tree.path}/sst/{file_name}"
-    whole = {"rows": run.rows, "column": entry["column"], "index": header}
+    whole = {"rows": file.ref.rows, "column": entry["column"], "index": header}
     try:
         with tree.env.create(path, kind="index", cause="flush") as out:
             out.writev(container.pack(whole, arrays))
@@ -241,7 +242,7 @@ def _build(tree: Tree, table_id: int, run: RunSource, file: TableFile, name: str
         warnings.warn(f"index {name!r} was not stored ({why}); searching without it", stacklevel=2)
         return
     ref = SegmentRef(
-        index=name, column=entry["column"], spec=str(spec), number=number, rows=run.rows, file=file_name
+        index=name, column=entry["column"], spec=str(spec), number=number, rows=file.ref.rows, file=file_name
     )
     tree.install([ops.set_segments(table_id, file.ref.number, (*file.ref.segments, ref))])
 

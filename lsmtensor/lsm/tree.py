@@ -9,6 +9,7 @@ visible version). Readers take only ``_publish``, once, to get (state, version) 
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +61,8 @@ class Tree:
         self._next_file = manifest.layout.next_file
         self.logged = self._visible = manifest.layout.version
         self._closed = False
+        self.compaction_paused = False
+        self._level0 = 0
         self._time = manifest.layout.time_ns
         self._failed: BaseException | None = None
         self.recovered_runs: list[tuple[int, Run]] = []
@@ -264,12 +267,17 @@ class Tree:
             return number
 
     def _wait_for_room(self) -> None:
-        """Slow writers down to what flushing can take; a failed flush is said here, to the writer."""
+        """Slow writers down to what flushing and merging can take; a failed flush is said here, to the writer."""
+        limits = self.config.compaction
 
         def room() -> bool:
             waiting = max((len(t.mems) for t in self.state.tables.values()), default=0)
-            return waiting <= MAX_SEALED or self._closed or self._failed is not None
+            calm = waiting <= MAX_SEALED and (self._level0 <= limits.stop_runs or self.compaction_paused)
+            return calm or self._closed or self._failed is not None
 
+        if self._level0 > limits.slowdown_runs and not self.compaction_paused:
+            # a little wait now spares everybody the full stop later
+            time.sleep(min(0.05, 0.001 * (self._level0 - limits.slowdown_runs)))
         with self._publish:
             self._publish.wait_for(room)
             waiting = max((len(t.mems) for t in self.state.tables.values()), default=0)
@@ -297,7 +305,14 @@ class Tree:
                     mems = () if current is None else tuple(m for m in current.mems if m is not flushed)
                     tables[state.id] = self._table_version(state, mems, () if current is None else current.runs)
                 self.state = State(layout, tables)
+                self._level0 = self._pressure()
                 self._publish.notify_all()
+
+    def _pressure(self) -> int:
+        """The most level-0 runs of a table whose policy merges them."""
+        usual = self.config.compaction.policy
+        merged = (t for t in self.state.tables.values() if not str(t.state.options.get("compaction", usual)).startswith(("none", "fifo")))
+        return max((sum(r.run.level == 0 for r in t.runs) for t in merged), default=0)
 
     def write_run(self, table: TableVersion, batches: Any, cause: str, level: int = 0) -> Run:
         """Sorted (batch, keys) pairs to a synced run of one or more files, linked in the folder."""

@@ -153,17 +153,39 @@ def _search_source(
     if wanted == 0:
         step["plan"] = "nothing visible"
         return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
-    bits = None if mask is None else np.ascontiguousarray(mask[:n]).view(np.uint8)
-    if plan.index is not None and isinstance(source, RunSource) and wanted >= SCAN_SHARE * n:
-        segment = segments.segment_of(source, plan.index, tree)
-        if segment is not None:
-            rows, distances = segment.search(queries, min(k, wanted), None if bits is None else bits.view(bool), **params)
-            if (rows >= 0).all():
-                step["plan"] = f"walk {plan.index}"
-                return _pad(rows, distances, k)
-            step["walked"] = "came back short"
-    step["plan"] = "scan" if wanted == n else "scan of the wanted rows"
-    return _scan(parts, queries, k, plan.metric, bits, tree.config)
+    bounds = [0, n] if isinstance(source, MemSource) else source.starts.tolist()
+    answers = []
+    for at, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        mine = None if mask is None else mask[start:stop]
+        here = stop - start if mine is None else int(np.count_nonzero(mine))
+        if here == 0:
+            continue
+        if isinstance(source, RunSource) and plan.index is not None and here >= SCAN_SHARE * (stop - start):
+            walked = _walk(source, at, tree, queries, min(k, here), mine, plan.index, params)
+            if walked is not None and (walked[0] >= 0).all():
+                step.setdefault("plan", f"walk {plan.index}")
+                answers.append((walked[0] + start if start else walked[0], walked[1]))
+                continue
+            step["walked"] = "no segment" if walked is None else "came back short"
+        step["plan"] = "scan" if here == stop - start else "scan of the wanted rows"
+        own = [(first - start, part) for first, part in parts if start <= first < stop]
+        rows, distances = _scan(own, queries, k, plan.metric, None if mine is None else mine.view(np.uint8), tree.config)
+        answers.append((np.where(rows >= 0, rows + start, -1), distances))
+    if len(answers) == 1:
+        return _pad(*answers[0], k)
+    return _best(np.concatenate([r for r, _ in answers], 1), np.concatenate([d for _, d in answers], 1), k)
+
+
+def _walk(
+    source: RunSource, at: int, tree: Any, queries: np.ndarray, k: int, mask: np.ndarray | None, index: str, params: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    segment = segments.segment_of(source, at, index, tree)
+    return None if segment is None else segment.search(queries, k, mask, **params)
+
+
+def _best(rows: np.ndarray, distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return _pad(np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1), k)
 
 
 def _pad(rows: np.ndarray, distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,12 +218,8 @@ def _scan(
         near_rows, near = kernel.topk(queries, block, k, METRICS[metric], mask)
         rows.append(np.where(near_rows >= 0, near_rows + start, -1))
         distances.append(near)
-    all_rows, all_distances = np.concatenate(rows, 1), np.concatenate(distances, 1)
-    order = np.argsort(all_distances, axis=1, kind="stable")[:, :k]
-    best = np.take_along_axis(all_distances, order, 1)
-    if metric == "l2":
-        best = np.sqrt(np.maximum(best, 0))
-    return _pad(np.take_along_axis(all_rows, order, 1), best, k)
+    best_rows, best = (rows[0], distances[0]) if len(rows) == 1 else _best(np.concatenate(rows, 1), np.concatenate(distances, 1), k)
+    return _pad(best_rows, np.sqrt(best) if metric == "l2" else best, k)
 
 
 def _matching(source: Source, where: Any) -> np.ndarray:

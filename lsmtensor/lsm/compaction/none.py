@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from ..layout import TableState
 from . import REGISTRY
-from .base import Decision, DoNothing
+from .base import Decision, DoNothing, Moment
 
 
 @REGISTRY.register("none")
 class Never:
-    def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4) -> None:
+    """Never asks for anything."""
+
+    def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 0) -> None:
         self.size_ratio, self.level0_runs = size_ratio, level0_runs
 
-    def choose(self, table: TableState) -> Decision:
+    def choose(self, table: TableState, moment: Moment) -> Decision:
         return DoNothing()
