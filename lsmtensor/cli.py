@@ -118,6 +118,27 @@ def bench(workload: str, **given: Any) -> None:
         console.print(f"records: {path}; page: lsmtensor report {given['out']} -o report.html")
 
 
+@main.command()
+@click.argument("policy", metavar="POLICY")
+@click.option("--flushes", type=click.IntRange(1), default=1000, show_default=True, help="Memtables written.")
+@click.option("--rows", type=click.IntRange(1), default=100_000, show_default=True, help="Rows a memtable.")
+@click.option("--row-bytes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--keys", type=click.IntRange(1), default=10**9, show_default=True, help="Different keys that rows are drawn from.")
+@_settings
+def simulate(policy: str, flushes: int, rows: int, row_bytes: int, keys: int, config_path: str | None, settings: tuple[str, ...]) -> None:
+    """What a compaction policy would write, without writing: the engine's own class, by counting."""
+    from .bench.simulate import Simulator
+    from .lsm import compaction
+
+    simulator = Simulator(compaction.create(policy, _config(config_path, settings, 0).compaction), keys, row_bytes)
+    for _ in range(flushes):
+        simulator.flush(rows)
+    result = simulator.result
+    click.echo(f"{policy}: {flushes:,} flushes of {rows:,} rows of {row_bytes} bytes, {flushes * rows * row_bytes / 1e9:.1f} GB given")
+    click.echo(f"write amplification {result.write_amplification:.2f} (1 of it the flushes), space amplification {result.space_amplification:.2f}")
+    click.echo(f"{result.merges} merges, {result.moves} moves, {result.levels + 1} levels, {result.mean_runs:.1f} runs to look into on average")
+
+
 def _options(given: dict[str, Any]) -> Options:
     from .bench.runner import Options
 

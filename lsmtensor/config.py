@@ -68,7 +68,7 @@ class CompactionConfig(_Group):
     policy: str = "lazy_leveled"
     size_ratio: float = 4.0
     level0_runs: int = 4
-    level_bytes: int = 64 << 20
+    level_bytes: int = 256 << 20
     trivial_moves: bool = True
     slowdown_runs: int = 20
     stop_runs: int = 36

@@ -129,6 +129,8 @@ class _Parser:
                 try:
                     return float(text)
                 except ValueError:
+                    if text.isalnum():
+                        return text  # a duration such as 7d is a word
                     raise InvalidArgumentError(f"{self.text!r}: {text!r} is not a number") from None
         if kind == "text":
             self.at += 1

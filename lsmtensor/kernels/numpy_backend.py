@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .contract import (
+    block_bloom_add,
+    block_bloom_test,
     bloom_add,
     bloom_test,
     crc32c_chunks,
@@ -25,6 +27,6 @@ def isa() -> str:
 
 
 __all__ = [
-    "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
+    "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "topk",
 ]  # fmt: skip

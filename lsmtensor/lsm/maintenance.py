@@ -93,7 +93,7 @@ def _settled(table: TableVersion) -> TableState:
 
 
 def _carry_out(tree: Tree, table: TableVersion, decision: object) -> None:
-    if isinstance(decision, compaction.Merge):
+    if isinstance(decision, compaction.Merge) or (isinstance(decision, compaction.Move) and not tree.config.compaction.trivial_moves):
         _merge(tree, table, list(decision.runs), decision.level)
     elif isinstance(decision, compaction.Drop):
         _replace(tree, table, list(decision.runs), [])

@@ -23,6 +23,7 @@ from .. import memtable as memtables
 from ..config import RunConfig
 from ..env.base import Env
 from ..errors import ClosedError, ReadOnlyError, StorageError, TableNotFoundError
+from ..sstable import filters
 from ..sstable.writer import write_table
 from ..wal.writer import WalWriter
 from . import commit as commits
@@ -316,7 +317,9 @@ class Tree:
 
     def write_run(self, table: TableVersion, batches: Any, cause: str, level: int = 0) -> Run:
         """Sorted (batch, keys) pairs to a synced run of one or more files, linked in the folder."""
+        deepest = max((r.run.level for r in table.runs), default=0)
         config = self.config.sstable
+        config = replace(config, filter=filters.for_level(config.filter, deepest - level, self.config.compaction.size_ratio))
         files: list[FileRef] = []
         for group in _Split(batches, config.file_bytes):
             number = self.next_file()

@@ -136,6 +136,13 @@ def _bloom_test(rng: np.random.Generator) -> Iterator[Args]:
         yield bits, hashes, probes
 
 
+def _block_bloom_test(rng: np.random.Generator) -> Iterator[Args]:
+    for bits, hashes, probes in _bloom(rng):
+        wide = np.zeros(len(bits) * 3, np.uint8)
+        KERNELS["block_bloom_add"].define(wide, hashes[::2], probes)
+        yield wide, hashes, probes
+
+
 def _crc32c_chunks(rng: np.random.Generator) -> Iterator[Args]:
     for n in (0, 1, 7, 4096, 40_000):
         for chunk in (1000, 1024, 4096):
@@ -173,6 +180,7 @@ def _graph_search(rng: np.random.Generator) -> Iterator[Args]:
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
+    "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "crc32c_chunks": _crc32c_chunks, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The compiled kernels. Arguments were checked by the contract's guards; the GIL is released throughout."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import numpy as np
 
@@ -175,4 +175,45 @@ def bloom_test(const uint8_t[::1] bits, const uint64_t[::1] hashes, int probes):
                     o[i] = 0
                     break
                 h = h + step
+    return out.view(bool)
+
+
+cdef inline uint64_t block_of(uint64_t h, uint64_t blocks) noexcept nogil:
+    return ((h >> 32) * blocks >> 32) * 64
+
+
+def block_bloom_add(uint8_t[::1] bits, const uint64_t[::1] hashes, int probes):
+    cdef uint64_t blocks = bits.shape[0] // 64, start
+    cdef long n = hashes.shape[0], i
+    cdef uint32_t a, b, at
+    cdef int p
+    with nogil:
+        for i in range(n):
+            start = block_of(hashes[i], blocks)
+            a = <uint32_t>hashes[i]
+            b = ((a << 15) | (a >> 17)) | 1
+            for p in range(probes):
+                at = a >> 23
+                bits[start + (at >> 3)] |= <uint8_t>(1 << (at & 7))
+                a = a + b
+
+
+def block_bloom_test(const uint8_t[::1] bits, const uint64_t[::1] hashes, int probes):
+    cdef uint64_t blocks = bits.shape[0] // 64, start
+    cdef long n = hashes.shape[0], i
+    cdef uint32_t a, b, at
+    cdef int p
+    out = np.ones(n, np.uint8)
+    cdef uint8_t[::1] o = out
+    with nogil:
+        for i in range(n):
+            start = block_of(hashes[i], blocks)
+            a = <uint32_t>hashes[i]
+            b = ((a << 15) | (a >> 17)) | 1
+            for p in range(probes):
+                at = a >> 23
+                if not (bits[start + (at >> 3)] >> (at & 7)) & 1:
+                    o[i] = 0
+                    break
+                a = a + b
     return out.view(bool)

@@ -53,6 +53,10 @@ class Moment:
 
 
 class Policy(Protocol):
+    """``bounded`` policies keep the number of runs small; writers wait for them when level 0 grows."""
+
+    bounded: bool
+
     def choose(self, table: TableState, moment: Moment) -> Decision:
         """The next thing to do; asked again after it was done. ``table.runs`` are newest first."""
         ...
@@ -62,17 +66,19 @@ class Fluid:
     """The family that leveling, tiering and lazy leveling belong to (Dayan & Idreos, SIGMOD 2018), run by run.
 
     Level 0 gathers up to ``level0_runs`` flushed runs. A level above the last holds at most ``upper`` runs, the last at most
-    ``last``. A level of one run is bounded by bytes: ``level_bytes * size_ratio ** level``; what outgrows it goes one down.
+    ``last``. A level of one run is bounded by about ``level_bytes * size_ratio ** level`` bytes; what outgrows it goes one down.
     One of several runs is bounded by their number: one more, and they become one run of the next level.
     """
+
+    bounded = True
 
     def __init__(self, size_ratio: float, level0_runs: int, level_bytes: int, upper: int, last: int) -> None:
         self.size_ratio, self.level0_runs, self.level_bytes = max(2.0, float(size_ratio)), max(1, int(level0_runs)), int(level_bytes)
         self.upper, self.last = max(1, upper), max(1, last)
 
     def capacity(self, level: int) -> float:
-        """Bytes that a level of one run may hold."""
-        return float(self.level_bytes * self.size_ratio**level)
+        """Bytes above which a level of one run is full: to the nearest of the runs that it takes in, size_ratio of them."""
+        return float(self.level_bytes * self.size_ratio**level * (1 - 0.5 / self.size_ratio))
 
     def choose(self, table: TableState, moment: Moment) -> Decision:
         levels: dict[int, list[Run]] = {}

@@ -16,6 +16,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 class Fifo:
     """``ttl`` is a duration: seconds, or a text such as ``12h``, ``7d``. Open snapshots go on reading what was dropped."""
 
+    bounded = False
+
     def __init__(self, ttl: str | float = "1d", size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 0) -> None:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", str(ttl))
         if match is None:

@@ -13,5 +13,5 @@ from .base import Fluid
 class LazyLeveled(Fluid):
     """Up to ``size_ratio - 1`` runs a level, one run at the last."""
 
-    def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 64 << 20) -> None:
+    def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 256 << 20) -> None:
         super().__init__(size_ratio, level0_runs, level_bytes, upper=max(1, int(size_ratio) - 1), last=1)

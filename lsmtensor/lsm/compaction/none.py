@@ -11,6 +11,8 @@ from .base import Decision, DoNothing, Moment
 class Never:
     """Never asks for anything."""
 
+    bounded = False
+
     def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 0) -> None:
         self.size_ratio, self.level0_runs = size_ratio, level0_runs
 

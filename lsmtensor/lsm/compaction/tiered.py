@@ -10,6 +10,6 @@ from .base import Fluid
 class Tiered(Fluid):
     """Cheapest to write; reads look into up to ``size_ratio - 1`` runs a level."""
 
-    def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 64 << 20) -> None:
+    def __init__(self, size_ratio: float = 4.0, level0_runs: int = 4, level_bytes: int = 256 << 20) -> None:
         runs = max(1, int(size_ratio) - 1)
         super().__init__(size_ratio, level0_runs, level_bytes, upper=runs, last=runs)
