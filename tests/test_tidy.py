@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"registry"},
     {"config", "metrics"},
-    {"arrowbytes", "arrowtake", "merkle"},
+    {"arrowbytes", "arrowtake", "merkle", "recent"},
     {"dtypes"},
     {"convert_tensors"},
     {"convert"},

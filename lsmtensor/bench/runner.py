@@ -7,7 +7,8 @@
     ratios(state) -> [Ratio]         what is read off, round by round (optional)
     dataset(state) -> {...}          name and checksum;  teardown(state)  (optional)
 
-Cases alternate (A B A B …) in one process, after warm-up rounds that are run and not recorded.
+Cases alternate (A B A B …) in one process, after warm-up rounds that are run and not recorded. Each is held on one core
+unless it says ``"cores"``.
 """
 
 from __future__ import annotations
@@ -76,21 +77,20 @@ def load(name: str) -> ModuleType:
 def run(workload: ModuleType, options: Options, say: Callable[[str], None] = print) -> Result:
     """All rounds of a workload. Raises `AssertionError` for a wrong result: no figure comes of it."""
     name = workload.__name__.rsplit(".", 1)[-1]
-    with pinned(options.pin):
-        say(f"{name}: building inputs")
-        state = workload.setup(options)
-        try:
-            samples = _rounds(workload, state, options, say)
-            cases, dataset = workload.cases(state), workload.dataset(state)
-            ratios = {r.name: _ratio(r, samples) for r in workload.ratios(state)} if hasattr(workload, "ratios") else {}
-            common = record.header(name, options.config, dataset, options.seed)
-        finally:
-            if hasattr(workload, "teardown"):
-                workload.teardown(state)
+    say(f"{name}: building inputs")
+    state = workload.setup(options)
+    try:
+        samples = _rounds(workload, state, options, say)
+        cases, dataset = workload.cases(state), workload.dataset(state)
+        ratios = {r.name: _ratio(r, samples) for r in workload.ratios(state)} if hasattr(workload, "ratios") else {}
+        common = record.header(name, options.config, dataset, options.seed)
+    finally:
+        if hasattr(workload, "teardown"):
+            workload.teardown(state)
     lines = [
         {
             **common, "case": case, **about, "rounds": options.rounds, "warmup": options.warmup, "quick": options.quick,
-            "pinned": options.pin,
+            "pinned": options.pin and about.get("cores", 1) == 1,
             "samples": {m: [s[m] for s in samples[case]] for m in samples[case][0]},
             "summary": {m: record.spread(s[m] for s in samples[case]) for m in samples[case][0]},
         }
@@ -107,8 +107,9 @@ def _rounds(workload: ModuleType, state: Any, options: Options, say: Callable[[s
     samples: dict[str, list[Measures]] = {}
     for number in range(-options.warmup, options.rounds):
         say(f"round {number + 1} of {options.rounds}" if number >= 0 else "warm-up")
-        for case in workload.cases(state):
-            measures = workload.run(state, case)
+        for case, about in workload.cases(state).items():
+            with pinned(options.pin and about.get("cores", 1) == 1):
+                measures = workload.run(state, case)
             workload.check(state, case, measures)
             if number >= 0:
                 samples.setdefault(case, []).append({m: float(v) for m, v in measures.items()})

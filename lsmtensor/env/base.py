@@ -7,6 +7,7 @@ renamed or removed is safe after `Env.sync_dir` of its folder. Every byte is cou
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -108,3 +109,8 @@ class Env(Protocol):
     def lock(self, path: str) -> Lock:
         """Exclusive; `LockedError` while another process (or handle) holds it."""
         ...
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

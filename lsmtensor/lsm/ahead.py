@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ..env.base import cores
+
 T = TypeVar("T")
 DEPTH = 8
 
@@ -33,10 +35,11 @@ def ahead(jobs: Iterator[Job[T]]) -> Iterator[T]:
     """What the jobs load, in order. A helper does those further on; what it has not begun is done here: nobody waits idle."""
     queue: deque[Job[T]] = deque()
     pool: ThreadPoolExecutor | None = None
+    alone = cores() < 2
     try:
         for job in jobs:
             queue.append(job)
-            if not job.cheap and len(queue) > 1:
+            if not (alone or job.cheap) and len(queue) > 1:
                 pool = pool or ThreadPoolExecutor(1, "lsmtensor-ahead")
                 job.future = pool.submit(job.load)
             if len(queue) == DEPTH:

@@ -101,6 +101,10 @@ class Run:
     def max_key(self) -> Key:
         return self.files[-1].max_key
 
+    def overlaps(self, first: Key, last: Key) -> bool:
+        """Whether some key in [first, last] may be here."""
+        return bool(self.min_key <= last and first <= self.max_key)  # type: ignore[operator]
+
     def to_dict(self) -> dict[str, Any]:
         return {"id": self.id, "level": self.level, "files": [f.to_dict() for f in self.files]}
 

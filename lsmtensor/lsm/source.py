@@ -19,6 +19,7 @@ from ..env.base import Env
 from ..errors import StorageError
 from ..memtable.base import Memtable
 from ..sstable.reader import TableReader
+from . import keyspace
 from .keyspace import Key
 from .layout import FileRef, Run
 
@@ -232,9 +233,13 @@ def locate(sources: Sequence[Source], keys: pa.Array, snapshot: int) -> tuple[np
     owner = np.full(len(keys), -1, np.int64)
     row = np.full(len(keys), -1, np.int64)
     todo = np.arange(len(keys))
+    # a batch that rises by key, as most do, tells its range: runs beside it are not asked
+    ends = (keys[0].as_py(), keys[-1].as_py()) if len(keys) > 64 and keyspace.is_sorted(keys) else None
     for s, source in enumerate(sources):
         if len(todo) == 0:
             break
+        if ends is not None and isinstance(source, RunSource) and not source.run.overlaps(*ends):
+            continue
         wanted = keys if len(todo) == len(keys) else keys.take(pa.array(todo))
         found = source.find(wanted, snapshot)
         hit = found >= 0

@@ -22,11 +22,11 @@ from ..kernels.contract import METRICS
 from ..lsm import keyspace, segments
 from ..lsm.source import MemSource, RunSource, Source
 from ..lsm.state import View
+from ..recent import Recent
 from ..registry import Spec, near
 
 # below this share of rows wanted a scan of them beats a walk that steps over the rest
 SCAN_SHARE = 0.1
-KEPT_FILTERS = 16
 
 
 @dataclass
@@ -226,21 +226,17 @@ def _matching(source: Source, where: Any) -> np.ndarray:
     """bool (rows,): the filter on every row of a source; kept per run for the filters asked last."""
     if isinstance(source, MemSource):
         return _evaluate(source.memtable.table(), where)
-    kept: list[tuple[Any, np.ndarray]] = source.__dict__.setdefault("_matching", [])
-    # compared as expressions: their text leaves the middle of a long list out
-    for known, mask in kept:
-        if known.equals(where):
-            return mask
+    kept: Recent[np.ndarray] = source.__dict__.setdefault("_matching", Recent())
+    known = kept.get(where)
+    if known is not None:
+        return known
     text = str(where)
     names = [n for n in source.files[0].reader.schema.names if n in text]
     masks = [
         _evaluate(source.columns(i, names), where) if source.may_match(i, where) else np.zeros(len(source.seqs(i)), bool)
         for i in range(source.num_batches)
     ]
-    mask = np.concatenate(masks)
-    kept[KEPT_FILTERS - 1 :] = []
-    kept.insert(0, (where, mask))
-    return mask
+    return kept.put(where, np.concatenate(masks))
 
 
 def _evaluate(table: pa.Table, where: Any) -> np.ndarray:

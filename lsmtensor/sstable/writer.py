@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from .. import kernels
 from ..config import SSTableConfig
-from ..env.base import Env
+from ..env.base import Env, cores
 from ..env.checksum import crc32c
 from ..errors import InvalidArgumentError, UnknownNameError
 from ..merkle import HASHES, leaf_hash, leaf_hash_of, merkle_root
@@ -26,11 +25,6 @@ from .zones import zone_map
 
 PIECE_BYTES = 1 << 20
 HASH_CHUNKS = 16  # chunks a helper hashes at once: enough that handing them over costs nothing
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Chunks:

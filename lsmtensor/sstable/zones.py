@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..recent import Recent
+
 MAX_TEXT = 64
 
 
@@ -41,16 +43,12 @@ class Pruner:
     def __init__(self, schema: pa.Schema, zones: list[dict[str, Any]]) -> None:
         self._schema, self._zones = schema, zones
         self._dataset: Any = None
-        self._kept: dict[str, frozenset[int]] = {}
+        self._kept: Recent[frozenset[int]] = Recent()
 
     def survivors(self, where: Any) -> frozenset[int]:
         """Numbers of the batches that may hold a match."""
-        text = str(where)
-        if text not in self._kept:
-            if len(self._kept) > 64:
-                self._kept.clear()
-            self._kept[text] = self._ask(where)
-        return self._kept[text]
+        known = self._kept.get(where)
+        return self._kept.put(where, self._ask(where)) if known is None else known
 
     def _ask(self, where: Any) -> frozenset[int]:
         import pyarrow.dataset as ds
