@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .lsm.integrity import verify_proof
     from .registry import register
     from .schema import Column, Schema
+    from .transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _HOMES = {
     "RunConfig": "config",
     "Schema": "schema",
     "Snapshot": "database",
+    "Transaction": "transaction",
     "json": "dtypes",
     "open": "database",
     "ragged": "dtypes",
@@ -73,7 +75,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
     "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NotADatabaseError", "ReadOnlyError",
-    "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "UnavailableError",
+    "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
     "UnknownNameError", "VersionExpiredError", "indexes", "json", "kernels", "open", "ragged", "register", "sparse",
     "tensor", "verify_proof",
 ]  # fmt: skip

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
+import random
+import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from time import sleep
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from .config import RunConfig
 from .env.base import Env
 from .errors import (
+    ConflictError,
     DuplicateKeyError,
     InvalidArgumentError,
     NotADatabaseError,
     ReadOnlyError,
     TableNotFoundError,
+    UnknownNameError,
     VersionExpiredError,
 )
-from .lsm import retention
-from .lsm.integrity import verify_tree
+from .lsm import past, readers, retention
+from .lsm.branch import make_branch
+from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
 from .lsm.manifest import check_folder, create_folder
 from .lsm.recover import open_tree
@@ -31,8 +41,10 @@ from .registry import Spec, near
 from .schema import Schema
 from .search.declare import check_index
 from .table import Table, TableView
+from .transaction import Transaction
 
 Indexes = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def open(  # noqa: A001 - the name users know
@@ -103,7 +115,9 @@ class Database(_Tables):
                 self._lock.close()
             raise
         self._worker = Worker(self._tree) if config.background and not read_only else None
-        self._finalizer = weakref.finalize(self, _release, self._tree, self._worker, self._lock)
+        self._pin = readers.register(env, path, self.version) if read_only else None
+        self._finalizer = weakref.finalize(self, _release, self._tree, self._worker, self._lock, self._env, self._pin)
+        _OPEN.add(self)
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -179,22 +193,95 @@ class Database(_Tables):
         state, version = self._tree.head()
         return Snapshot(self._tree, state, version)
 
-    def at(self, *, version: int | None = None, tag: str | None = None) -> Snapshot:
-        """The database as it was at a version or a tag, search included."""
+    def at(self, *, version: int | None = None, tag: str | None = None, time: datetime | int | None = None) -> Snapshot:
+        """The database as it was at a version, a tag or a time (a datetime, or ns since 1970), search included.
+
+        Raises `VersionExpiredError` below `oldest_version` and for a time before the first commit.
+        """
         state, visible = self._tree.head()
-        if (version is None) == (tag is None):
-            raise InvalidArgumentError("give exactly one of version= and tag=")
+        if sum(x is not None for x in (version, tag, time)) != 1:
+            raise InvalidArgumentError("give exactly one of version=, tag= and time=")
+        tags = state.layout.tags
         if tag is not None:
-            if tag not in state.layout.tags:
-                raise InvalidArgumentError(f"no tag named {tag!r}; known: {', '.join(sorted(state.layout.tags)) or 'none'}")
-            return Snapshot(self._tree, state, state.layout.tags[tag])
-        assert version is not None
-        if version > visible:
-            raise InvalidArgumentError(f"version {version} is in the future; the newest is {visible}")
-        oldest = self.oldest_version
-        if version < oldest and version not in state.layout.tags.values():
-            raise VersionExpiredError(f"version {version} has expired; the oldest that can be read is {oldest}")
-        return Snapshot(self._tree, state, version)
+            if tag not in tags:
+                raise UnknownNameError(f"no tag named {tag!r}; {near(tag, tags)}")
+            return Snapshot(self._tree, state, tags[tag])
+        wanted = past.version_at(self._tree, time) if time is not None else version
+        assert wanted is not None
+        past.check_version(self._tree, wanted, visible, self.oldest_version, tags)
+        return Snapshot(self._tree, state, int(wanted))
+
+    def transaction(self, *, serializable: bool = False) -> Transaction:
+        """A block whose writes are all made or none: ``with db.transaction() as txn: txn["docs"].upsert(…)``."""
+        self._tree.check_writable()
+        state, version = self._tree.head()
+        return Transaction(self._tree, state, version, serializable)
+
+    def transact(self, work: Callable[[Transaction], T], *, attempts: int = 10, serializable: bool = False) -> T:
+        """Run ``work(txn)`` and commit; when another writer was first, again from a new snapshot, at most ``attempts`` times.
+
+        Answers what ``work`` does. It must not have effects of its own: it may run several times.
+        """
+        if attempts < 1:
+            raise InvalidArgumentError(f"attempts={attempts}; give at least 1")
+        for attempt in range(attempts):
+            try:
+                with self.transaction(serializable=serializable) as txn:
+                    return work(txn)
+            except ConflictError:
+                if attempt + 1 == attempts:
+                    raise
+                # waits grow and differ, so that the same two do not meet again
+                sleep(random.uniform(0, 0.001 * 2 ** min(attempt, 7)))
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def diff(self, v1: int, v2: int | None = None) -> dict[str, pa.Table]:
+        """What changed after version ``v1`` up to ``v2`` (now by default): for each changed table its rows as they are at
+        ``v2`` (of deleted ones only the key) with ``_change``: insert, update or delete. O(rows written in between).
+        """
+        found = {}
+        with self.at(version=self.version if v2 is None else v2) as late:
+            if v1 > late.version:
+                raise InvalidArgumentError(f"diff({v1}, {late.version}): give the older version first")
+            with self.at(version=v1) as early:
+                for name in late.tables:
+                    before = early[name]._view() if name in early else None
+                    table = past.diff_of(before, late[name]._view())
+                    if table.num_rows:
+                        found[name] = table
+        return found
+
+    def pins(self) -> list[dict[str, Any]]:
+        """What keeps old versions readable: tags, open snapshots and transactions here, readers in other processes."""
+        state, _ = self._tree.head()
+        held = [{"kind": "tag", "name": name, "version": version} for name, version in sorted(state.layout.tags.items())]
+        held += [{"kind": "snapshot", "name": type(s).__name__, "version": s.version} for s in self._tree.holders()]
+        return held + [{"kind": "reader", **reader} for reader in readers.listed(self._env, self.path)]
+
+    def root(self, version: int | None = None) -> str:
+        """The root of the hash tree over the newest layout, which holds every commit (flushes first); with ``version``
+        the recorded root of the layout that was in force then."""
+        if version is None:
+            return root_of(self._tree)
+        state, visible = self._tree.head()
+        past.check_version(self._tree, version, visible, 0, {})
+        known = [(v, root) for v, root in state.layout.roots if v <= version]
+        if not known:
+            raise VersionExpiredError(f"no root is recorded for version {version}; the oldest is of version {state.layout.roots[0][0]}")
+        return known[-1][1]
+
+    def branch(self, path: str | os.PathLike[str], version: int | None = None) -> None:
+        """A database of its own at ``path`` that goes on from a version (now by default), by hard links: files that hold
+        newer rows too are written again without them. Open it with `lsmtensor.open`; neither sees the other's writes.
+        """
+        state, visible = self._tree.head()
+        if version is not None:
+            past.check_version(self._tree, version, visible, self.oldest_version, state.layout.tags)
+        make_branch(self._tree, os.fspath(path), version)
+
+    def checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """A copy of the database as it is now, by hard links: no bytes are copied on the same file system."""
+        self.branch(path)
 
     def tag(self, name: str) -> int:
         """Name the current version and keep it readable; returns it."""
@@ -241,7 +328,20 @@ class Database(_Tables):
             raise ReadOnlyError("refresh() is for databases opened with mode='r'; a writer always sees its own commits")
         fresh = open_tree(self._env, self.path, self.config, read_only=True)
         self._tree.become(fresh)
+        old, self._pin = self._pin, readers.register(self._env, self.path, self.version)
+        readers.release(self._env, old)
+        self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, _release, self._tree, self._worker, self._lock, self._env, self._pin)
         return self.version
+
+    def _after_fork(self) -> None:
+        """In the child of a fork: a reader of the version that was current, without the parent's lock and threads."""
+        self._finalizer.detach()
+        if self._lock is not None:
+            self._lock.close()  # closes the descriptor; the lock stays the parent's
+        self._lock, self._worker, self._pin, self.mode = None, None, None, "r"
+        self._tree.become_reader()
+        self._finalizer = weakref.finalize(self, _release, self._tree, None, None, self._env, None)
 
     def verify(self) -> dict[str, int]:
         """Check every byte of every file against its checksums and hash trees.
@@ -279,12 +379,25 @@ class Database(_Tables):
         return f"<lsmtensor.Database {self.path!r} version {self.version}; {rows or 'no tables'}>"
 
 
-def _release(tree: Tree, worker: Worker | None, lock: Any) -> None:
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for database in list(_OPEN):
+        database._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _release(tree: Tree, worker: Worker | None, lock: Any, env: Env, pin: Any) -> None:
     if worker is not None:
         worker.stop()
     try:
         tree.close()
     finally:
+        readers.release(env, pin)
         if lock is not None:
             lock.close()
 
@@ -303,6 +416,8 @@ def table_stats(table: Any) -> dict[str, Any]:
 
 class Snapshot(_Tables):
     """One version of the whole database; never changes; a context manager."""
+
+    _keeps: Database | None = None
 
     def __init__(self, tree: Tree, state: State, version: int) -> None:
         self._tree, self._fixed, self.version, self.closed = tree, state, version, False
@@ -328,6 +443,10 @@ class Snapshot(_Tables):
     def _find_missing(self, name: str) -> None:
         raise TableNotFoundError(f"no table named {name!r} at version {self.version}; known: {', '.join(self.tables) or 'none'}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: the same version, read from the folder."""
+        return _at, (self._tree.path, self.version)
+
     def root(self) -> str:
         """The root of the hash tree over every file of the layout that holds this version; flushes first."""
         from .lsm.integrity import root_of
@@ -335,7 +454,16 @@ class Snapshot(_Tables):
         return root_of(self._tree)
 
     def close(self) -> None:
+        """Let go of the version; reading through the snapshot is refused afterwards."""
         self.closed = True
+
+    def __del__(self) -> None:
+        if not getattr(self, "closed", True) and not self._tree.closed and not self._tree.warned_of_leak:
+            self._tree.warned_of_leak = True
+            warnings.warn(
+                f"a snapshot of version {self.version} was dropped without close(); use it in a with block (said once a database)",
+                ResourceWarning, stacklevel=2,
+            )  # fmt: skip
 
     def __enter__(self) -> Snapshot:
         return self
@@ -345,3 +473,22 @@ class Snapshot(_Tables):
 
     def __repr__(self) -> str:
         return f"<lsmtensor.Snapshot version {self.version} of {self._tree.path!r}>"
+
+
+def _at(path: str, version: int) -> Snapshot:
+    db = open(path, "r")
+    snapshot = db.at(version=version)
+    snapshot._keeps = db  # the handle lives as long as the snapshot
+    return snapshot
+
+
+def _table(path: str, name: str, version: int | None) -> Any:
+    db = open(path, "r")
+    table = db[name] if version is None else db.at(version=version)[name]
+    table._keeps = db  # the handle lives as long as the table
+    return table
+
+
+# in another process a table is a reader of what is there then, a table of a snapshot the same version
+copyreg.pickle(Table, lambda t: (_table, (t._tree.path, t.name, None)))
+copyreg.pickle(TableView, lambda t: (_table, (t._tree.path, t.name, t._view().version)))

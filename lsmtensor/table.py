@@ -13,8 +13,9 @@ from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, S
 from .lsm import keyspace
 from .lsm.ahead import ahead
 from .lsm.merge import Window, rebatch
+from .lsm.past import history_of, oldest_of
 from .lsm.state import View
-from .lsm.tree import Tree, Write
+from .lsm.tree import Head, Tree, Write
 from .schema import Schema
 from .search.dense import search_view
 
@@ -24,12 +25,17 @@ BATCH_ROWS = 65536
 class TableView:
     """A table at one version: all that reads."""
 
+    _keeps: Any = None
+
     def __init__(self, view: View, tree: Tree) -> None:
         self._fixed, self._tree = view, tree
 
     def _view(self) -> View:
         self._tree.check_open()
         return self._fixed
+
+    def _reading(self, keys: pa.Array | None = None, start: Any = None, stop: Any = None) -> None:
+        """Told what is read: some encoded keys, or the range [start, stop). Only serializable transactions care."""
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -59,7 +65,9 @@ class TableView:
     def get(self, key: Any) -> dict[str, Any] | None:
         """The row as a dict, tensor columns as numpy arrays; None where there is none. O(log n) a run."""
         view = self._view()
-        owner, row = view.locate(keyspace.one(view.table.codec.scalar(key)))
+        sought = keyspace.one(view.table.codec.scalar(key))
+        self._reading(sought)
+        owner, row = view.locate(sought)
         if owner[0] < 0:
             return None
         found = view.rows(owner, row, view.table.schema.arrow)
@@ -72,7 +80,9 @@ class TableView:
             raise InvalidArgumentError(f"missing={missing!r}; give 'skip' or 'null'")
         view = self._view()
         schema = _project(view, columns)
-        owner, row = view.locate(view.table.codec.encode(view.table.schema.keys(keys)))
+        sought = view.table.codec.encode(view.table.schema.keys(keys))
+        self._reading(sought)
+        owner, row = view.locate(sought)
         if missing == "skip":
             there = owner >= 0
             owner, row = owner[there], row[there]
@@ -80,7 +90,9 @@ class TableView:
 
     def __contains__(self, key: object) -> bool:
         view = self._view()
-        return bool(view.locate(keyspace.one(view.table.codec.scalar(key)))[0][0] >= 0)
+        sought = keyspace.one(view.table.codec.scalar(key))
+        self._reading(sought)
+        return bool(view.locate(sought)[0][0] >= 0)
 
     # -- in order --------------------------------------------------------------------------------
 
@@ -105,6 +117,7 @@ class TableView:
             raise InvalidArgumentError(f"limit={limit}; give 0 or more, or None for all")
         view = self._view()
         schema = _project(view, columns)
+        self._reading(None, _bound(view, start), _bound(view, stop))
         tables = _scanned(view, schema, where, start, stop, reverse)
         return pa.RecordBatchReader.from_batches(schema, _limited(rebatch(tables, batch_rows), limit))
 
@@ -115,6 +128,7 @@ class TableView:
     def count(self, where: Any = None) -> int:
         """Rows visible, or those of them that match."""
         view = self._view()
+        self._reading()
         if where is None:
             return sum(len(w) for w in view.windows())
         schema = pa.schema([view.table.schema.arrow.field(n) for n in _columns_of(view, where)])
@@ -125,6 +139,7 @@ class TableView:
         if n < 0:
             raise InvalidArgumentError(f"n={n}; give 0 or more")
         view = self._view()
+        self._reading()
         total = sum(len(w) for w in view.windows())
         chosen = np.sort(np.random.default_rng(seed).choice(total, min(n, total), replace=False))
         parts, at = [], 0
@@ -157,10 +172,20 @@ class TableView:
         the key. ``params`` are those of the index (``ef``). Distances are exact, ties go by key; fewer than
         ``k`` rows only when fewer match. ``explain=True`` returns the plan instead.
         """
+        self._reading()
         return search_view(
             self._view(), self._tree, q, k=k, column=column, where=where, columns=columns, index=index,
             metric=metric, explain=explain, params=params,
         )  # fmt: skip
+
+    def history(self, key: Any, column: str | None = None) -> Any:
+        """Every retained version of a row, oldest first: a table of its columns, ``_version`` and ``_deleted``.
+
+        With ``column``, a numeric one: its values as one contiguous array (versions, ...), deletes left out.
+        """
+        view = self._view()
+        self._reading(keyspace.one(view.table.codec.scalar(key)))
+        return history_of(view, oldest_of(self._tree, view), key, column)
 
     def prove(self, key: Any) -> dict[str, Any]:
         """A proof that the row is in this version, checkable by `lsmtensor.verify_proof` without the database."""
@@ -180,11 +205,14 @@ class Table(TableView):
 
     # -- writes ----------------------------------------------------------------------------------
 
+    def _commit(self, prepare: Callable[[Head], list[Write]]) -> int:
+        return self._tree.commit(prepare)
+
     def insert(self, rows: Any) -> int:
         """Add rows; a key that is there, or twice in ``rows``, is refused and nothing is written."""
         batch = self.schema.batch(rows)
 
-        def prepare(head: Callable[[int], View]) -> list[Write]:
+        def prepare(head: Head) -> list[Write]:
             view = head(self._id)
             write = self._put(view, batch)
             twice = keyspace.first_duplicate(write.keys)
@@ -197,12 +225,12 @@ class Table(TableView):
                 raise DuplicateKeyError(f"row {present[0]}: key {key!r} is in table {self.name!r} already; upsert() replaces it")
             return [write]
 
-        return self._tree.commit(prepare)
+        return self._commit(prepare)
 
     def upsert(self, rows: Any) -> int:
         """Add rows or replace those whose key is there; the last of a key wins."""
         batch = self.schema.batch(rows)
-        return self._tree.commit(lambda head: [_last(self._put(head(self._id), batch))])
+        return self._commit(lambda head: [_last(self._put(head(self._id), batch))])
 
     def put(self, key: Any, row: dict[str, Any] | None = None) -> int:
         """One row: its key, and its other columns; those left out are null."""
@@ -226,7 +254,7 @@ class Table(TableView):
         rows = {**{n: key_batch.column(n) for n in key_batch.schema.names}, **_broadcast(given, key_batch.num_rows)}
         part = schema.batch(rows, partial=True)
 
-        def prepare(head: Callable[[int], View]) -> list[Write]:
+        def prepare(head: Head) -> list[Write]:
             view = head(self._id)
             encoded = view.table.codec.encode(key_batch)
             owner, row = view.locate(encoded)
@@ -238,7 +266,7 @@ class Table(TableView):
             new = [part.column(n) if n in part.schema.names else old.column(n) for n in schema.names]
             return [_last(self._put(view, pa.RecordBatch.from_arrays(new, schema=schema.arrow)))]
 
-        return self._tree.commit(prepare)
+        return self._commit(prepare)
 
     def delete(self, keys: Any = None, *, where: Any = None) -> int:
         """Remove rows by key, or all that match; absent keys are ignored."""
@@ -246,7 +274,7 @@ class Table(TableView):
             raise InvalidArgumentError("give either keys or where= to delete()")
         chosen = None if keys is None else self.schema.keys(keys)
 
-        def prepare(head: Callable[[int], View]) -> list[Write]:
+        def prepare(head: Head) -> list[Write]:
             view = head(self._id)
             batch = chosen if chosen is not None else _matching_keys(view, where)
             encoded = view.table.codec.encode(batch)
@@ -254,7 +282,7 @@ class Table(TableView):
             keep = pa.array(there)
             return [_last(self._tombstones(view, batch.filter(keep), encoded.filter(keep)))]
 
-        return self._tree.commit(prepare)
+        return self._commit(prepare)
 
     def _put(self, view: View, batch: pa.RecordBatch) -> Write:
         keys = view.table.codec.encode(batch)

@@ -102,7 +102,7 @@ def _tags(db: lt.Database) -> dict[str, int]:
         try:
             with db.at(tag=tag) as snapshot:
                 found[tag] = snapshot.version
-        except lt.InvalidArgumentError:
+        except lt.UnknownNameError:
             continue
     return found
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -322,6 +323,18 @@ class LocalEnv:
         with _said("renaming", old):
             os.replace(old, new)
 
+    def link(self, old: str, new: str) -> None:
+        try:
+            os.link(old, new)
+        except OSError as why:
+            if why.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                with _said("linking", new):
+                    raise
+            with _said("copying to", new), open(old, "rb") as source, open(new, "xb") as copy:
+                shutil.copyfileobj(source, copy, 4 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+
     def sync_dir(self, path: str) -> None:
         with _said("syncing the folder", path):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -330,16 +343,16 @@ class LocalEnv:
             finally:
                 os.close(fd)
 
-    def lock(self, path: str) -> LocalLock:
+    def lock(self, path: str, note: str = "") -> LocalLock:
         with _said("opening", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as why:
-            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "another process"
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace").partition("\n")[0] or "another process"
             os.close(fd)
             raise LockedError(f"{path} is locked by {holder}; one writer at a time: close it there, or open with mode='r'") from why
         with _said("writing to", path):
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, f"process {os.getpid()}\n{note}".encode(), 0)
         return LocalLock(fd)

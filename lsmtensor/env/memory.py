@@ -204,6 +204,11 @@ class MemoryEnv:
         with self.guard:
             self._change({old: None, new: self._get(old)})
 
+    def link(self, old: str, new: str) -> None:
+        self.before("link", new, 0)
+        with self.guard:
+            self._change({new: self._get(old)})
+
     def sync_dir(self, path: str) -> None:
         self.before("sync_dir", path, 0)
         folder = path.rstrip("/")
@@ -213,7 +218,7 @@ class MemoryEnv:
                 _rename(self.durable, step)
             self.pending = [s for s, mine in zip(self.pending, ours, strict=True) if not mine]
 
-    def lock(self, path: str) -> _Lock:
+    def lock(self, path: str, note: str = "") -> _Lock:
         if path in self.locks:
             raise LockedError(f"{path} is locked by another handle of this process; close it first, or open with mode='r'")
         self.locks.add(path)

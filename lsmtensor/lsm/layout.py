@@ -7,7 +7,7 @@ root. Nothing here touches a disk; `manifest.py` makes edits durable.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..sstable.meta import TableMeta
 
 Key = int | bytes
 MAX_TIMES = 4096
+MAX_ROOTS = 256
 
 
 def key_to_json(key: Key) -> Any:
@@ -139,7 +140,7 @@ class TableState:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a database after ``number`` edits; ``times`` are (version, time_ns) marks for retention."""
+    """The files of a database after ``number`` edits; ``times`` are (version, commit time) marks, ``roots`` the newest of each version."""
 
     number: int = 0
     tables: dict[int, TableState] = field(default_factory=dict)
@@ -150,6 +151,12 @@ class Layout:
     time_ns: int = 0
     times: tuple[tuple[int, int], ...] = ()
     root: str = ""
+    roots: tuple[tuple[int, str], ...] = ()
+
+    def with_root(self, root: str) -> Layout:
+        """The layout with its root, which is kept among the last by the version it holds."""
+        rest = self.roots[:-1] if self.roots and self.roots[-1][0] == self.version else self.roots
+        return replace(self, root=root, roots=(*rest, (self.version, root))[-MAX_ROOTS:])
 
     def state_root(self) -> bytes:
         """The hash tree over (table, file, root of the file), sorted."""
@@ -166,7 +173,7 @@ class Layout:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Layout:
         tables = {int(t["id"]): TableState.from_dict(t) for t in d["tables"]}
-        return cls(**{**d, "tables": tables, "wals": tuple(d["wals"]), "times": tuple((v, t) for v, t in d["times"])})
+        return cls(**{**d, "tables": tables, "wals": tuple(d["wals"]), **{k: tuple((v, x) for v, x in d.get(k, [])) for k in ("times", "roots")}})
 
 
 def apply(layout: Layout, edit: dict[str, Any]) -> Layout:
@@ -175,17 +182,30 @@ def apply(layout: Layout, edit: dict[str, Any]) -> Layout:
         for op in edit["ops"]:
             layout = _OPS[op["op"]](layout, op)
         version, time_ns = int(edit["version"]), int(edit["time_ns"])
-        times = layout.times if layout.times and layout.times[-1][0] >= version else (*layout.times, (version, time_ns))
+        times = _with_times(layout.times, [*((int(v), int(t)) for v, t in edit.get("times", [])), (version, time_ns)])
         return replace(
             layout,
             number=layout.number + 1,
             version=max(layout.version, version),
             time_ns=max(layout.time_ns, time_ns),
-            times=times[-MAX_TIMES:],
+            times=times,
             next_file=max(layout.next_file, int(edit["next_file"])),
         )
     except (KeyError, TypeError, ValueError) as why:
         raise CorruptionError(f"layout edit {layout.number + 1} does not fit the layout before it ({why!r})") from why
+
+
+def _with_times(old: tuple[tuple[int, int], ...], new: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The marks and the new ones, rising in both; over MAX_TIMES every second of the older half goes, so that what is
+    long ago is known coarsely and what was just now exactly."""
+    made = list(old)
+    for version, time_ns in new:
+        if not made or (version > made[-1][0] and time_ns >= made[-1][1]):
+            made.append((version, time_ns))
+    while len(made) > MAX_TIMES:
+        half = len(made) // 2
+        made = made[:half:2] + made[half:]
+    return tuple(made)
 
 
 def _with(layout: Layout, table: TableState) -> Layout:

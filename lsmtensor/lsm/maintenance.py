@@ -152,7 +152,7 @@ def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Choos
     ranges = list(zip([None, *cuts], [*cuts, None], strict=True))
 
     def write(bounds: tuple[Key | None, Key | None]) -> tuple[FileRef, ...]:
-        batches = _merged(runs, keep, table.physical, tree.config.sstable.batch_rows, *bounds)
+        batches = merged_batches(runs, keep, table.physical, tree.config.sstable.batch_rows, *bounds)
         first = next(batches, None)
         if first is None:
             return ()
@@ -191,7 +191,7 @@ def _chain(
     yield from rest
 
 
-def _merged(
+def merged_batches(
     runs: list[RunSource], keep: Chooser, physical: pa.Schema, rows: int, start: Key | None, stop: Key | None
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
     for window in windows(runs, keep, start=start, stop=stop):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import struct
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from ..env.base import Env, WritableFile
@@ -64,14 +64,15 @@ def check_folder(env: Env, path: str) -> bool:
     return False
 
 
-def create_folder(env: Env, path: str) -> None:
+def create_folder(env: Env, path: str, layout: Layout | None = None) -> None:
     """A new database in an empty or half-made folder; ``CURRENT`` comes last, so a crash leaves a half-made one."""
     for folder in ("wal", "sst", "blob", "readers"):
         env.mkdir(f"{path}/{folder}")
     for name in env.listdir(path):
         if _NAMES["manifest"].fullmatch(name) or name == "CURRENT.tmp":
             env.unlink(f"{path}/{name}")
-    _start(env, path, 1, Layout(next_file=2, root=hashlib.sha256(b"lsmtensor").hexdigest()), ("00" * 32, "00" * 32)).close()
+    first = layout or Layout(next_file=2, root=hashlib.sha256(b"lsmtensor").hexdigest())
+    _start(env, path, 1, first, ("00" * 32, "00" * 32)).close()
 
 
 def _frame(number: int, offset: int, value: dict[str, Any]) -> bytes:
@@ -143,14 +144,18 @@ class Manifest:
         layout, end, links = replay(whole.pread(0, whole.size), number, name)
         return number, layout, end, links
 
-    def append(self, ops: list[dict[str, Any]], *, version: int, time_ns: int, next_file: int) -> Layout:
+    def append(
+        self, ops: list[dict[str, Any]], *, version: int, time_ns: int, next_file: int, times: Sequence[tuple[int, int]] = ()
+    ) -> Layout:
         """Make an edit durable and return the layout after it. After a failed write the manifest takes no more."""
         if self._file is None or self._broken:
             raise StorageError(f"the manifest of {self._path} takes no more edits after a failed write; reopen the database")
-        edit = {"ops": ops, "version": version, "time_ns": time_ns, "next_file": next_file}
+        edit: dict[str, Any] = {"ops": ops, "version": version, "time_ns": time_ns, "next_file": next_file}
+        if times:
+            edit["times"] = [list(mark) for mark in times]
         layout = apply(self.layout, edit)
         links = (self.layout.root, edit_hash(edit))
-        layout = replace(layout, root=chain(*links, layout))
+        layout = layout.with_root(chain(*links, layout))
         try:
             if self._file.tell() > ROTATE_BYTES:
                 old = self._number
@@ -197,11 +202,12 @@ def replay(data: bytes, number: int, name: str) -> tuple[Layout, int, tuple[str,
                 links = (value["previous"], value["edit"])
             else:
                 edit = {k: value[k] for k in ("ops", "version", "time_ns", "next_file")}
+                edit |= {k: value[k] for k in ("times",) if k in value}
                 after = apply(layout, edit)
                 links = (layout.root, edit_hash(edit))
                 if chain(*links, after) != value["root"]:
                     raise CorruptionError("a layout edit does not continue the chain of roots", name, at)
-                layout = replace(after, root=value["root"])
+                layout = after.with_root(value["root"])
         except (KeyError, TypeError, ValueError, AttributeError) as why:
             raise CorruptionError(f"a layout record does not parse ({why!r})", name, at) from why
         except CorruptionError as why:

@@ -62,6 +62,8 @@ def _replay(tree: Tree) -> int:
             last = record.version
             tree.logged = max(tree.logged, record.version)
             tree.clock_floor(record.time_ns)
+            if record.version > layout.version:
+                tree.note_time(record.version, record.time_ns)
             change = commits.decode(record.payload, path=name, offset=record.offset)
             for table_id, batch in change.parts:
                 table = tree.state.tables.get(table_id)

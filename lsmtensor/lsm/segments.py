@@ -40,7 +40,8 @@ class Marks:
     def __init__(self, keys: pa.Array, seqs: np.ndarray, ops_: np.ndarray, in_order: bool, newest: int) -> None:
         self.seqs = seqs
         self.dead = np.full(len(seqs), ALIVE, np.uint64)
-        order = np.arange(len(seqs)) if in_order else keyspace.order(keys, seqs)
+        # from the last row back: of a transaction's rows of one key and version the last counts
+        order = np.arange(len(seqs)) if in_order else len(seqs) - 1 - keyspace.order(_reversed(keys), seqs[::-1])
         again = np.flatnonzero(keyspace.same_as_previous(keys if in_order else keys.take(pa.array(order))))
         self.dead[order[again]] = seqs[order[again - 1]]
         # a delete is a row that no version sees
@@ -58,7 +59,7 @@ class Marks:
             for other in newer:
                 if other.max_seq <= self.resolved:
                     continue
-                for keys, seqs in _changes(other, self.resolved):
+                for keys, seqs in changes(other, self.resolved):
                     rows = source.find(keys, int(ALIVE))
                     hit = rows >= 0
                     if hit.any():
@@ -79,7 +80,11 @@ class Marks:
         return mask
 
 
-def _changes(source: Source, since: int) -> list[tuple[pa.Array, np.ndarray]]:
+def _reversed(keys: pa.Array) -> pa.Array:
+    return keys.take(pa.array(np.arange(len(keys) - 1, -1, -1)))
+
+
+def changes(source: Source, since: int) -> list[tuple[pa.Array, np.ndarray]]:
     """(keys, seqs) of the source's rows newer than ``since``."""
     parts = []
     batches = [source.sorted()] if isinstance(source, MemSource) else [source]

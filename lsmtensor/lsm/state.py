@@ -73,6 +73,11 @@ class View:
     def sources(self) -> list[Source]:
         return self.table.sources()
 
+    @property
+    def overlay(self) -> MemSource | None:
+        """Rows that stand before all sources for this view alone: a transaction's own writes."""
+        return None
+
     def locate(self, keys: pa.Array) -> tuple[Any, Any]:
         """(source, row) per encoded key; -1 where no row is visible."""
         return locate(self.sources, keys, self.version)

@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,16 +23,16 @@ import pyarrow as pa
 from .. import memtable as memtables
 from ..config import RunConfig
 from ..env.base import Env
-from ..errors import ClosedError, ReadOnlyError, StorageError, TableNotFoundError
-from ..sstable import filters
-from ..sstable.writer import write_table
+from ..errors import ClosedError, InvalidArgumentError, ReadOnlyError, StorageError, TableNotFoundError
 from ..wal.writer import WalWriter
 from . import commit as commits
 from . import keyspace, ops
 from .layout import FileRef, Run, TableState
 from .manifest import Manifest, file_path
+from .output import write_files
 from .source import MemSource, RunSource, TableFile
 from .state import State, TableVersion, View
+from .syncer import Syncer
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +63,10 @@ class Tree:
         self._next_file = manifest.layout.next_file
         self.logged = self._visible = manifest.layout.version
         self._closed = False
-        self.compaction_paused = False
+        self.compaction_paused = self.warned_of_leak = False
         self._level0 = 0
+        self._times: list[tuple[int, int]] = []
+        self._syncer = Syncer(self.show)
         self._time = manifest.layout.time_ns
         self._failed: BaseException | None = None
         self.recovered_runs: list[tuple[int, Run]] = []
@@ -125,6 +128,18 @@ class Tree:
         Returns its version once it is durable as the sync mode says. An exception of ``prepare``
         leaves everything as it was.
         """
+        version, ticket = self._begin_commit(prepare)
+        if ticket is not None:
+            ticket[0].wait(ticket[1])
+            self.show(version)
+        return version
+
+    def commit_later(self, prepare: Callable[[Head], list[Write]]) -> Future[int]:
+        """The same, returning at once: the future's result is the version, when it is durable and visible."""
+        version, ticket = self._begin_commit(prepare)
+        return self._syncer.add(version, ticket)
+
+    def _begin_commit(self, prepare: Callable[[Head], list[Write]]) -> tuple[int, tuple[WalWriter, Any] | None]:
         self.check_writable()
         self._wait_for_room()
         with self._writer:
@@ -132,7 +147,7 @@ class Tree:
             state = self.state
             writes = [w for w in prepare(lambda t: View(self._table(self.state, t), self.logged)) if w.batch.num_rows]
             if not writes:
-                return self.logged
+                return self.logged, None
             version = self.logged + 1
             now = self._now()
             if sum(w.batch.nbytes for w in writes) > self.config.direct_commit_bytes:
@@ -148,9 +163,7 @@ class Tree:
             full = any(t.mems[0].memtable.nbytes > self.config.memtable.limit_bytes for t in self.state.tables.values())
             if full or self._log_writer.size > self.config.wal.segment_bytes:
                 self._turn_over(full)
-        self._log_writer_of(ticket).wait(ticket[1])
-        self.show(version)
-        return version
+        return version, ticket
 
     def _commit_direct(self, writes: list[Write], version: int, now: int) -> tuple[WalWriter, Any]:
         """Bulk is written once: sorted files first, synced, then one log record that refers to them."""
@@ -189,6 +202,7 @@ class Tree:
     def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
         writer = self._log_writer
         ticket = writer.append(version, now, 1, payload)
+        self.note_time(version, now)
         self._wal_last[writer.number] = version
         return writer, ticket
 
@@ -196,10 +210,6 @@ class Tree:
     def _log_writer(self) -> WalWriter:
         assert self._wal is not None
         return self._wal
-
-    @staticmethod
-    def _log_writer_of(ticket: tuple[WalWriter, Any]) -> WalWriter:
-        return ticket[0]
 
     def show(self, version: int) -> None:
         with self._publish:
@@ -209,6 +219,14 @@ class Tree:
     def _now(self) -> int:
         self._time = max(self.env.clock.time_ns(), self._time + 1)
         return self._time
+
+    def times(self) -> tuple[tuple[int, int], ...]:
+        """(version, commit time in ns), rising: what the layout remembers, and every commit since its last edit."""
+        with self._publish:
+            return (*self.state.layout.times, *self._times)
+
+    def note_time(self, version: int, time_ns: int) -> None:
+        self._times.append((version, time_ns))
 
     def check_writable(self) -> None:
         self.check_open()
@@ -296,10 +314,13 @@ class Tree:
             if self._wal is not None:
                 # a layout must not know of versions that a crash could still take from the log
                 self._wal.sync()
+            noted = len(self._times)
+            times = _thinned(self._times[:noted])
             layout = self.manifest.append(
-                edits, version=self.logged, time_ns=self.env.clock.time_ns(), next_file=self._next_file
+                edits, version=self.logged, time_ns=max(self._time, self.env.clock.time_ns()), next_file=self._next_file, times=times
             )
             with self._publish:
+                del self._times[:noted]
                 tables = {}
                 for state in layout.tables.values():
                     current = self.state.tables.get(state.id)
@@ -317,19 +338,8 @@ class Tree:
 
     def write_run(self, table: TableVersion, batches: Any, cause: str, level: int = 0) -> Run:
         """Sorted (batch, keys) pairs to a synced run of one or more files, linked in the folder."""
-        deepest = max((r.run.level for r in table.runs), default=0)
-        config = self.config.sstable
-        config = replace(config, filter=filters.for_level(config.filter, deepest - level, self.config.compaction.size_ratio))
-        files: list[FileRef] = []
-        for group in _Split(batches, config.file_bytes):
-            number = self.next_file()
-            meta = write_table(
-                self.env, file_path(self.path, "table", number), number, group, schema=table.physical,
-                key_kind=table.codec.kind, config=config, cause=cause, meta={"table": table.state.id, "schema": table.state.schema},
-            )  # fmt: skip
-            files.append(FileRef.from_meta(meta))
-        self.env.sync_dir(f"{self.path}/sst")
-        return Run(files[0].number, level, tuple(files))
+        files = write_files(self.env, self.path, self.config, table, batches, cause, level, self.next_file)
+        return Run(files[0].number, level, files)
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -340,6 +350,7 @@ class Tree:
             version = self.logged + 1
             table_id = self.next_file()
             self.logged = version
+            self.note_time(version, self._now())
             state = TableState(table_id, name, schema, options, indexes, (), version, version)
             self.install([ops.create_table(state)])
             self.show(version)
@@ -349,6 +360,7 @@ class Tree:
         self.check_writable()
         with self._writer, self._maintenance:
             self.logged += 1
+            self.note_time(self.logged, self._now())
             gone = self._table(self.state, table_id)
             self.install([ops.drop_table(table_id)])
             self.forget([f for run in gone.runs for f in run.files])
@@ -363,8 +375,12 @@ class Tree:
         """Keep a snapshot's version alive for as long as the object lives; ``snapshot.version`` names it."""
         self._snapshots[id(snapshot)] = snapshot
 
+    def holders(self) -> list[Any]:
+        """Open snapshots and transactions, oldest version first."""
+        return sorted((s for s in list(self._snapshots.values()) if not s.closed), key=lambda s: s.version)
+
     def pinned(self) -> list[int]:
-        return [s.version for s in list(self._snapshots.values()) if not s.closed]
+        return [s.version for s in self.holders()]
 
     # -- maintenance -----------------------------------------------------------------------------
 
@@ -419,9 +435,18 @@ class Tree:
 
     def tag(self, name: str) -> int:
         self.check_writable()
+        if not isinstance(name, str) or not name:
+            raise InvalidArgumentError(f"tag name {name!r}; give a non-empty text")
         with self._writer:
             self.install([ops.tag(name, self.logged)])
             return self.logged
+
+    def become_reader(self) -> None:
+        """After a fork: nothing of the parent's threads, locks and log is ours."""
+        self.read_only = True
+        self._writer, self._maintenance, self._manifest_lock = threading.RLock(), threading.RLock(), threading.RLock()
+        self._publish, self._syncer, self._wal = threading.Condition(), Syncer(self.show), None
+        self.on_work = self.work
 
     def become(self, fresh: Tree) -> None:
         """A reader's step to what another process wrote since."""
@@ -433,6 +458,7 @@ class Tree:
         """Seal the log with a synced end record. What is in memtables is in the log: nothing is flushed."""
         if self._closed:
             return
+        self._syncer.close()
         with self._writer, self._maintenance:
             if self._wal is not None:
                 self._wal.close(seal=True)
@@ -446,23 +472,9 @@ def _adopt(writes: list[Write], payload: list[Any]) -> list[pa.RecordBatch]:
     return [commits.read_stream(stream) for stream in payload[1::2]]
 
 
-class _Split:
-    """A stream of (batch, keys) cut into groups of about ``limit`` bytes; the rows of one key stay together."""
-
-    def __init__(self, batches: Iterable[tuple[pa.RecordBatch, pa.Array]], limit: int) -> None:
-        self._rest, self._limit = iter(batches), limit
-        self._next = next(self._rest, None)
-
-    def __iter__(self) -> Iterator[Iterator[tuple[pa.RecordBatch, pa.Array]]]:
-        while self._next is not None:
-            yield self._group()
-
-    def _group(self) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-        size = 0
-        while self._next is not None:
-            batch, keys = self._next
-            yield batch, keys
-            size += batch.nbytes
-            self._next = next(self._rest, None)
-            if self._next is not None and size > self._limit and self._next[1][0].as_py() != keys[-1].as_py():
-                return
+def _thinned(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most 1,024 marks for an edit: the newest exactly, those before evenly."""
+    if len(times) <= 1024:
+        return times
+    old, new = times[:-512], times[-512:]
+    return old[:: -(-len(old) // 512)] + new

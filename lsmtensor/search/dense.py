@@ -140,10 +140,13 @@ def _search_source(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(rows, distances) of the k nearest visible rows of one source."""
     marks = segments.marks_of(source)
-    newer = view.sources[:number]
+    own = view.overlay
+    newer = [s for s in view.sources[:number] if s is not own]
     marks.resolve(source, newer, max([view.version, *(s.max_seq for s in newer)]))
     parts, valid = segments.matrices(source, plan.column)
     mask = _both(marks.visible(view.version), valid)
+    if own is not None and source is not own:
+        mask = _both(mask, _not_overwritten(source, own, view.version, len(marks.seqs)))
     if where is not None:
         mask = _both(mask, _matching(source, where))
     n = len(marks.seqs)
@@ -168,12 +171,20 @@ def _search_source(
                 continue
             step["walked"] = "no segment" if walked is None else "came back short"
         step["plan"] = "scan" if here == stop - start else "scan of the wanted rows"
-        own = [(first - start, part) for first, part in parts if start <= first < stop]
-        rows, distances = _scan(own, queries, k, plan.metric, None if mine is None else mine.view(np.uint8), tree.config)
+        here_parts = [(first - start, part) for first, part in parts if start <= first < stop]
+        rows, distances = _scan(here_parts, queries, k, plan.metric, None if mine is None else mine.view(np.uint8), tree.config)
         answers.append((np.where(rows >= 0, rows + start, -1), distances))
     if len(answers) == 1:
         return _pad(*answers[0], k)
     return _best(np.concatenate([r for r, _ in answers], 1), np.concatenate([d for _, d in answers], 1), k)
+
+
+def _not_overwritten(source: Source, own: MemSource, version: int, n: int) -> np.ndarray:
+    """bool (rows,): rows that a transaction did not write again or delete. Never kept: others do not see its writes."""
+    mask = np.ones(n, bool)
+    rows = source.find(own.sorted().keys(0), version)
+    mask[rows[rows >= 0]] = False
+    return mask
 
 
 def _walk(

@@ -1,0 +1,87 @@
+"""Branches and checkpoints: another folder that shares the table files by hard links.
+
+Files are immutable, so sharing is safe; each folder removes only its own names. A run that holds rows newer than the branch's
+version is written again without them. ``CURRENT`` comes last: a crash before it leaves a half-made folder, which is made afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain, count
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import NotADatabaseError
+from .layout import FileRef, Layout, Run
+from .maintenance import merged_batches
+from .manifest import check_folder, create_folder, file_path
+from .output import write_files
+from .source import RunSource
+
+if TYPE_CHECKING:
+    from .state import TableVersion
+    from .tree import Tree
+
+
+def make_branch(tree: Tree, path: str, version: int | None) -> None:
+    """A new database at ``path`` from ``tree`` at a version (its newest by default). O(files) links, and what must be rewritten."""
+    env = tree.env
+    if check_folder(env, path):
+        raise NotADatabaseError(f"{path} already holds a database; choose an empty or new folder for the branch")
+    if not tree.read_only:
+        tree.flush()
+    with tree.maintaining(), tree.editing():  # files stay while they are linked
+        state, visible = tree.head()
+        limit = visible if version is None else version
+        env.mkdir(path)
+        for folder in ("wal", "sst", "blob", "readers"):
+            env.mkdir(f"{path}/{folder}")
+        tables = {}
+        numbers = count(tree.next_file())
+        for table in state.tables.values():
+            if table.state.created > limit:
+                continue
+            runs: list[Run] = []
+            for source in table.runs:
+                if source.min_seq > limit:
+                    continue
+                if source.max_seq <= limit:
+                    for file in source.files:
+                        _link(tree, path, file.ref)
+                    runs.append(source.run)
+                else:
+                    files = _without_newer(tree, path, table, source, limit, numbers.__next__)
+                    if files:
+                        runs.append(Run(files[0].number, source.run.level, files))
+            tables[table.state.id] = replace(table.state, runs=tuple(runs), flushed_seq=limit)
+        env.sync_dir(f"{path}/sst")
+        old = state.layout
+        tags = {name: v for name, v in old.tags.items() if v <= limit}
+        times = tuple(mark for mark in tree.times() if mark[0] <= limit)
+        last = times[-1][1] if times else old.time_ns
+        layout = Layout(
+            tables=tables, next_file=next(numbers), tags=tags, version=limit, time_ns=last, times=times[-4096:], root=old.root
+        )
+        create_folder(env, path, layout)
+
+
+def _link(tree: Tree, path: str, ref: FileRef) -> None:
+    tree.env.link(file_path(tree.path, "table", ref.number), file_path(path, "table", ref.number))
+    for segment in ref.segments:
+        tree.env.link(f"{tree.path}/sst/{segment.file}", f"{path}/sst/{segment.file}")
+
+
+def _without_newer(
+    tree: Tree, path: str, table: TableVersion, source: RunSource, limit: int, number: Callable[[], int]
+) -> tuple[FileRef, ...]:
+    def older(keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
+        return np.asarray(seqs <= limit)
+
+    batches = merged_batches([source], older, table.physical, tree.config.sstable.batch_rows, None, None)
+    first = next(batches, None)
+    if first is None:
+        return ()
+    return write_files(tree.env, path, tree.config, table, chain([first], batches), "branch", source.run.level, number)

@@ -1,0 +1,59 @@
+"""Readers in other processes say that they are there: a flocked ``readers/PID-N`` that names the version they read.
+
+The kernel drops the lock with the process, so a dead reader's file is told by its lock. A reader that cannot write there (a
+read-only mount) holds every file of its layout open instead, which it does anyway: an unlinked file lives while it is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from itertools import count
+from typing import Any
+
+from ..env.base import Env, Lock
+from ..errors import LockedError, LsmTensorError
+
+_NUMBERS = count(1)
+
+
+def register(env: Env, path: str, version: int) -> tuple[str, Lock] | None:
+    """(file, its lock), or None where the folder cannot be written."""
+    name = f"{path}/readers/{os.getpid()}-{next(_NUMBERS)}"
+    try:
+        return name, env.lock(name, note=str(version))
+    except LsmTensorError:
+        return None
+
+
+def release(env: Env, pin: tuple[str, Lock] | None) -> None:
+    if pin is not None:
+        with contextlib.suppress(LsmTensorError):  # the folder became read-only; a pin without a lock holds nothing
+            env.unlink(pin[0])
+        pin[1].close()
+
+
+def listed(env: Env, path: str) -> list[dict[str, Any]]:
+    """Living readers: ``name`` (PID-N) and ``version``. Files of dead ones are removed where that can be done."""
+    found = []
+    for name in env.listdir(f"{path}/readers"):
+        file = f"{path}/readers/{name}"
+        try:
+            lock = env.lock(file)
+        except LockedError as why:
+            found.append({"name": name, "version": _version(env, file), "why": str(why)})
+        except LsmTensorError:
+            continue
+        else:
+            env.unlink(file)
+            lock.close()
+    return [{"name": f["name"], "version": f["version"]} for f in found]
+
+
+def _version(env: Env, file: str) -> int | None:
+    try:
+        reader = env.open(file, kind="pin")
+        lines = reader.pread(0, min(reader.size, 100)).decode("ascii", "replace").split("\n")
+        return int(lines[1]) if len(lines) > 1 and lines[1].isdigit() else None
+    except (LsmTensorError, OSError):
+        return None  # gone since

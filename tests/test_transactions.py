@@ -1,0 +1,560 @@
+"""Transactions, time travel, branches, readers: against a plain model of versions."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time as clocks
+import warnings
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import lsmtensor as lt
+from lsmtensor.env.memory import MemoryEnv
+
+SCHEMA = lt.Schema([lt.Column("k", pa.int64()), lt.Column("v", pa.int64())], primary_key="k")
+TEXT = lt.Schema([lt.Column("name", pa.string()), lt.Column("v", pa.int64())], primary_key="name")
+VECTORS = lt.Schema([lt.Column("k", pa.int64()), lt.Column("x", lt.tensor("float32", (4,)))], primary_key="k")
+INLINE = lt.RunConfig(background=False)
+
+
+@pytest.fixture
+def db():
+    with lt.open("db", env=MemoryEnv(), config=INLINE) as made:
+        made.create_table("a", SCHEMA)
+        made.create_table("b", TEXT)
+        yield made
+
+
+def content(table, key="k"):
+    read = table.to_arrow()
+    return dict(zip(read.column(key).to_pylist(), read.column("v").to_pylist(), strict=True))
+
+
+# -- transactions ---------------------------------------------------------------------------------
+
+
+def test_all_or_nothing_across_tables(db):
+    before = db.version
+    with db.transaction() as txn:
+        txn["a"].insert({"k": [1, 2], "v": [10, 20]})
+        txn["b"].upsert({"name": ["x"], "v": [1]})
+        assert content(db["a"]) == {} and content(db["b"], "name") == {}
+    assert db.version == before + 1
+    assert content(db["a"]) == {1: 10, 2: 20} and content(db["b"], "name") == {"x": 1}
+    with pytest.raises(RuntimeError), db.transaction() as txn:
+        txn["a"].delete([1])
+        txn["b"].delete(["x"])
+        raise RuntimeError
+    assert db.version == before + 1 and content(db["a"]) == {1: 10, 2: 20}
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_own_writes_are_seen(db, flushed):
+    db["a"].insert({"k": [1, 2, 3], "v": [1, 2, 3]})
+    if flushed:
+        db.flush()
+    with db.transaction() as txn:
+        a = txn["a"]
+        a.put(2, {"v": 20})
+        a.put(2, {"v": 21})
+        a.delete([3])
+        a.insert({"k": [4], "v": [4]})
+        a.update([1], {"v": 11})
+        assert a.get(2) == {"k": 2, "v": 21} and a.get(3) is None and 4 in a and 3 not in a
+        assert content(a) == {1: 11, 2: 21, 4: 4}
+        assert a.count() == len(a) == 3 and a.count(where=pc.field("v") > 10) == 2
+        assert a.get_many([4, 3, 1]).column("v").to_pylist() == [4, 11]
+        assert a.scan(start=2, reverse=True).read_all().column("k").to_pylist() == [4, 2]
+        with pytest.raises(lt.DuplicateKeyError):
+            a.insert({"k": [4], "v": [5]})
+        with pytest.raises(lt.KeyNotFoundError):
+            a.update([3], {"v": 1})
+        a.delete(where=pc.field("v") == 4)
+        a.insert({"k": [3], "v": [33]})
+        assert content(db["a"]) == {1: 1, 2: 2, 3: 3}
+    assert content(db["a"]) == {1: 11, 2: 21, 3: 33}
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_search_sees_own_writes(db, flushed):
+    docs = db.create_table("docs", VECTORS)
+    docs.insert({"k": np.arange(50), "x": np.arange(200, dtype=np.float32).reshape(50, 4)})
+    if flushed:
+        db.flush()
+    q = np.array([0, 1, 2, 3], np.float32)
+    with db.transaction() as txn:
+        inside = txn["docs"]
+        inside.delete([0])
+        inside.put(1, {"x": np.full(4, 1000, np.float32)})
+        inside.put(99, {"x": q + 1})
+        inside.put(98, {"x": q + 500})
+        inside.put(98, {"x": q + 2})
+        assert inside.search(q, k=3, metric="l2").column("k").to_pylist() == [99, 98, 2]
+        assert docs.search(q, k=2, metric="l2").column("k").to_pylist() == [0, 1]
+    assert docs.search(q, k=3, metric="l2").column("k").to_pylist() == [99, 98, 2]
+
+
+def test_the_first_committer_wins(db):
+    db["a"].insert({"k": [1, 2], "v": [0, 0]})
+    first, second, third = db.transaction(), db.transaction(), db.transaction()
+    first["a"].put(1, {"v": 1})
+    second["a"].put(1, {"v": 2})
+    third["a"].put(2, {"v": 3})
+    first.commit()
+    with pytest.raises(lt.ConflictError, match="key 1 of table 'a'"):
+        second.commit()
+    third.commit()
+    assert content(db["a"]) == {1: 1, 2: 3}
+    with db.transaction() as txn:
+        txn["a"].put(5, {"v": 5})
+        db["a"].put(6, {"v": 6})  # another key: no conflict
+    with pytest.raises(lt.ConflictError), db.transaction() as txn:
+        txn["a"].delete([1])
+        db["a"].put(1, {"v": 9})  # single writes count
+        db.flush()
+        db.compact()
+    with pytest.raises(lt.ConflictError), db.transaction() as txn:
+        txn["a"].insert({"k": [7], "v": [7]})
+        db["a"].insert({"k": [7], "v": [8]})
+        db["a"].delete([7])  # gone again, but it was there
+
+
+def test_write_skew_only_without_serializable(db):
+    db["a"].insert({"k": [1, 2], "v": [1, 1]})
+
+    def skewed(serializable):
+        one, two = db.transaction(serializable=serializable), db.transaction(serializable=serializable)
+        for txn, mine, other in ((one, 1, 2), (two, 2, 1)):
+            if txn["a"].get(other)["v"] == 1:
+                txn["a"].put(mine, {"v": 0})
+        one.commit()
+        two.commit()
+
+    skewed(False)
+    assert content(db["a"]) == {1: 0, 2: 0}
+    db["a"].upsert({"k": [1, 2], "v": [1, 1]})
+    with pytest.raises(lt.ConflictError, match="read"):
+        skewed(True)
+    assert content(db["a"]) == {1: 0, 2: 1}
+
+
+@pytest.mark.parametrize(
+    "read, conflicts",
+    [
+        (lambda a: a.scan(start=0, stop=10).read_all(), True), (lambda a: a.scan(start=20).read_all(), False), (lambda a: a.count(), True),
+        (lambda a: a.get(7), True), (lambda a: a.get(8), False), (lambda a: 7 in a, True), (lambda a: a.get_many([6, 7]), True),
+    ],
+)  # fmt: skip
+def test_serializable_validates_what_was_read(db, read, conflicts):
+    txn = db.transaction(serializable=True)
+    read(txn["a"])
+    txn["b"].put("x", {"v": 1})
+    db["a"].put(7, {"v": 7})  # a phantom
+    if conflicts:
+        with pytest.raises(lt.ConflictError):
+            txn.commit()
+    else:
+        txn.commit()
+
+
+def test_a_search_reads_the_table(db):
+    docs = db.create_table("docs", VECTORS)
+    docs.put(1, {"x": np.ones(4, np.float32)})
+    txn = db.transaction(serializable=True)
+    txn["docs"].search(np.ones(4, np.float32), k=1)
+    txn["a"].put(1, {"v": 1})
+    docs.put(2, {"x": np.ones(4, np.float32)})
+    with pytest.raises(lt.ConflictError):
+        txn.commit()
+
+
+def test_after_the_end_it_says_so(db):
+    txn = db.transaction()
+    txn["a"].put(1, {"v": 1})
+    txn.rollback()
+    for use in (lambda: txn["a"], txn.commit, lambda: txn.tables):
+        with pytest.raises(lt.InvalidArgumentError, match="has ended"):
+            use()
+    assert content(db["a"]) == {}
+    with db.transaction() as empty:
+        pass
+    assert empty.closed
+    with pytest.raises(lt.TableNotFoundError), db.transaction() as txn:
+        txn["nothing"]
+
+
+def test_transact_tries_again(db):
+    db["a"].put(1, {"v": 0})
+    runs = []
+
+    def work(txn):
+        runs.append(1)
+        value = txn["a"].get(1)["v"]
+        if len(runs) < 3:
+            db["a"].put(1, {"v": value + 100})
+        txn["a"].put(1, {"v": value + 1})
+        return value
+
+    assert db.transact(work) == 200 and db["a"].get(1)["v"] == 201 and len(runs) == 3
+    with pytest.raises(lt.ConflictError):
+        db.transact(lambda txn: (txn["a"].put(1, {"v": 1}), db["a"].put(1, {"v": 2})), attempts=2)
+
+
+def test_futures(db):
+    futures = []
+    for i in range(20):
+        txn = db.transaction()
+        txn["a"].put(i, {"v": i})
+        futures.append(txn.commit(wait=False))
+    versions = [f.result(timeout=30) for f in futures]
+    assert versions == sorted(set(versions)) and db.version == versions[-1]
+    assert content(db["a"]) == {i: i for i in range(20)}
+    assert db.transaction().commit(wait=False).result() == db.version
+
+
+def test_counters_under_threads_lose_nothing(tmp_path):
+    with lt.open(tmp_path / "db", config=lt.RunConfig().with_set("wal.sync=none", "memtable.limit_bytes=4000")) as db:
+        table = db.create_table("a", SCHEMA)
+        table.insert({"k": [0, 1], "v": [0, 0]})
+        seen, broken = [], []
+
+        def add(key):
+            for _ in range(25):
+                db.transact(lambda txn: txn["a"].put(key, {"v": txn["a"].get(key)["v"] + 1}), attempts=1000)
+
+        def move():
+            for _ in range(40):
+                with db.snapshot() as snap:
+                    one, two = content(snap["a"]), content(snap["a"])
+                if one != two:
+                    broken.append((one, two))
+                seen.append(one)
+
+        threads = [threading.Thread(target=add, args=(i % 2,)) for i in range(4)] + [threading.Thread(target=move)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert content(table) == {0: 50, 1: 50} and not broken
+        assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(seen, seen[1:], strict=False))
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def test_time_travel_by_time(tmp_path):
+    marks = []
+    with lt.open(tmp_path / "db", config=INLINE) as db:
+        table = db.create_table("a", SCHEMA)
+        for i in range(6):
+            table.put(1, {"v": i})
+            marks.append((clocks.time_ns(), i))
+            clocks.sleep(0.002)
+            if i == 3:
+                db.flush()
+        for _ in range(2):
+            for when, value in marks:
+                with db.at(time=when) as past:
+                    assert past["a"].get(1)["v"] == value
+            with db.at(time=datetime.now()) as past:
+                assert past["a"].get(1)["v"] == 5
+            db.flush()
+        with pytest.raises(lt.VersionExpiredError, match="before the first"):
+            db.at(time=1)
+        with pytest.raises(lt.InvalidArgumentError, match="datetime"):
+            db.at(time="yesterday")
+    with lt.open(tmp_path / "db") as db, db.at(time=marks[2][0]) as past:
+        assert past["a"].get(1)["v"] == 2
+
+
+def test_versions_that_cannot_be_read(db):
+    with pytest.raises(lt.InvalidArgumentError, match="future"):
+        db.at(version=db.version + 1)
+    with pytest.raises(lt.InvalidArgumentError, match="exactly one"):
+        db.at()
+    with pytest.raises(lt.UnknownNameError, match="v1"):
+        db.tag("v1")
+        db.at(tag="v2")
+    table = db.create_table("now", SCHEMA, history="none")
+    table.put(1, {"v": 1})
+    old = db.version
+    table.put(1, {"v": 2})
+    with pytest.raises(lt.VersionExpiredError, match=f"version {old} has expired"):
+        db.at(version=old)
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_history_of_a_row(db, flushed):
+    for value in (5, 6, None, 7):
+        if value is None:
+            db["a"].delete([1])
+        else:
+            db["a"].put(1, {"v": value})
+        db["a"].put(2, {"v": 0})
+        if flushed:
+            db.flush()
+    history = db["a"].history(1)
+    assert history.column("v").to_pylist() == [5, 6, None, 7]
+    assert history.column("_deleted").to_pylist() == [False, False, True, False]
+    assert history.column("_version").to_pylist() == sorted(history.column("_version").to_pylist())
+    values = db["a"].history(1, "v")
+    assert values.tolist() == [5, 6, 7] and values.flags.c_contiguous and values.dtype == np.int64
+    assert db["a"].history(99).num_rows == 0 and db["a"].history(99, "v").shape == (0,)
+    db["b"].put("x", {"v": 1})
+    assert db["b"].history("x", "v").tolist() == [1]
+    with pytest.raises(lt.SchemaError, match="numeric"):
+        db["b"].history("x", "name")
+
+
+def test_diff(db):
+    db["a"].insert({"k": [1, 2, 3], "v": [1, 2, 3]})
+    v1 = db.version
+    db["a"].put(2, {"v": 20})
+    db["a"].delete([3])
+    db["a"].put(4, {"v": 4})
+    db["a"].put(5, {"v": 5})
+    db["a"].delete([5])
+    for _ in range(2):
+        diff = db.diff(v1)
+        assert set(diff) == {"a"}
+        assert {r["k"]: (r["v"], r["_change"]) for r in diff["a"].to_pylist()} == {2: (20, "update"), 3: (None, "delete"), 4: (4, "insert")}
+        assert db.diff(db.version) == {}
+        db.flush()
+    with pytest.raises(lt.InvalidArgumentError, match="older version first"):
+        db.diff(db.version, v1)
+
+
+# -- branches and readers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_branch_goes_its_own_way(tmp_path, local):
+    env = None if local else MemoryEnv()
+    base, fork = (str(tmp_path / n) if local else n for n in ("base", "fork"))
+    with lt.open(base, config=INLINE, env=env) as db:
+        table = db.create_table("a", SCHEMA)
+        table.insert({"k": np.arange(100), "v": np.arange(100)})
+        db.tag("start")
+        then = db.version
+        table.delete(np.arange(50))
+        table.put(1, {"v": -1})
+        db.create_table("later", SCHEMA)
+        db.branch(fork, version=then)
+        db.checkpoint(fork + "2")
+        with pytest.raises(lt.NotADatabaseError, match="already"):
+            db.branch(fork)
+        with lt.open(fork, config=INLINE, env=env) as other:
+            assert other.version == then and other.tables == ["a"]
+            assert content(other["a"]) == {k: k for k in range(100)}
+            other["a"].put(1, {"v": 1000})
+            other.verify()
+            other.compact()
+            assert other["a"].get(1)["v"] == 1000 and other.at(tag="start")["a"].get(1)["v"] == 1
+        with lt.open(fork + "2", config=INLINE, env=env) as other:
+            assert content(other["a"]) == content(table) and "later" in other and other.version == db.version
+        assert table.get(1)["v"] == -1
+        db.verify()
+    if local:
+        shared = {os.stat(f).st_ino for f in (tmp_path / "base" / "sst").iterdir()} & {os.stat(f).st_ino for f in (tmp_path / "fork2" / "sst").iterdir()}
+        assert shared
+
+
+def test_a_crash_while_branching_leaves_a_folder_that_is_made_afresh():
+    env = MemoryEnv()
+    with lt.open("base", config=INLINE, env=env) as db:
+        db.create_table("a", SCHEMA).insert({"k": [1], "v": [1]})
+        db.branch("fork")
+        for seed in range(20):
+            after = env.crash(seed=seed, keep=0.0)
+            with lt.open("fork", config=INLINE, env=after) as other:
+                assert content(other["a"]) == {1: 1}  # it returned: it is whole
+
+
+def test_pins_say_what_holds_versions(tmp_path):
+    with lt.open(tmp_path / "db", config=INLINE) as db:
+        db.create_table("a", SCHEMA)
+        db.tag("t")
+        with db.snapshot() as snap, db.transaction() as txn, lt.open(tmp_path / "db", mode="r") as reader:
+            kinds = [(p["kind"], p["name"], p["version"]) for p in db.pins()]
+            assert kinds[:3] == [("tag", "t", 1), ("snapshot", "Snapshot", snap.version), ("snapshot", "Transaction", txn.version)]
+            assert kinds[3][0] == "reader" and kinds[3][1].startswith(f"{os.getpid()}-") and kinds[3][2] == reader.version
+        assert [p["kind"] for p in db.pins()] == ["tag"]
+        assert os.listdir(tmp_path / "db" / "readers") == []
+
+
+def test_a_leaked_snapshot_is_said_once(db):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            db.snapshot()
+    assert [str(w.message).startswith("a snapshot of version") for w in caught] == [True]
+
+
+def test_the_child_of_a_fork_reads_and_leaves_the_lock(tmp_path):
+    with lt.open(tmp_path / "db") as db:
+        table = db.create_table("a", SCHEMA)
+        table.put(1, {"v": 1})
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                if table.get(1)["v"] == 1 and db.mode == "r":
+                    try:
+                        table.put(2, {"v": 2})
+                    except lt.ReadOnlyError:
+                        code = 0
+                    db.close()
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        table.put(3, {"v": 3})
+        with pytest.raises(lt.LockedError):
+            lt.open(tmp_path / "db")
+        assert content(table) == {1: 1, 3: 3}
+
+
+def test_pickled_handles(tmp_path):
+    with lt.open(tmp_path / "db") as db:
+        db.create_table("a", SCHEMA).put(1, {"v": 1})
+        snap = db.snapshot()
+        db["a"].put(1, {"v": 2})
+        with pickle.loads(pickle.dumps(db)) as other:
+            assert other.mode == "r" and other["a"].get(1)["v"] == 2
+        assert pickle.loads(pickle.dumps(db["a"])).get(1)["v"] == 2
+        with pickle.loads(pickle.dumps(snap)) as again:
+            assert again.version == snap.version and again["a"].get(1)["v"] == 1
+        snap.close()
+
+
+def test_roots_are_recorded(db):
+    db["a"].put(1, {"v": 1})
+    root, version = db.root(), db.version
+    db["a"].put(1, {"v": 2})
+    assert db.root() != root and db.root(version=version) == root
+    with pytest.raises(lt.InvalidArgumentError, match="future"):
+        db.root(version=10**9)
+
+
+# -- the model ------------------------------------------------------------------------------------
+
+KEYS = st.integers(0, 12)
+
+
+class Versions(RuleBasedStateMachine):
+    """Tables, transactions, snapshots, tags, flushes and reopening against dicts of versions."""
+
+    @initialize(policy=st.sampled_from(["lazy_leveled", "tiered", "leveled"]))
+    def begin(self, policy):
+        self.env = MemoryEnv()
+        self.config = INLINE.with_set(f"compaction.policy={policy}", "compaction.level0_runs=2", "sstable.batch_rows=4", "memtable.limit_bytes=3000")
+        self.db = lt.open("db", env=self.env, config=self.config)
+        self.db.create_table("a", SCHEMA)
+        self.model, self.past, self.snaps, self.txns = {}, {}, [], []
+        self.past[self.db.version] = {}
+
+    def done(self):
+        self.past[self.db.version] = dict(self.model)
+
+    @rule(keys=st.lists(KEYS, min_size=1, max_size=5, unique=True), value=st.integers(0, 99))
+    def upsert(self, keys, value):
+        self.db["a"].upsert({"k": keys, "v": [value] * len(keys)})
+        self.model.update(dict.fromkeys(keys, value))
+        self.done()
+
+    @rule(keys=st.lists(KEYS, max_size=4, unique=True))
+    def delete(self, keys):
+        self.db["a"].delete(keys)
+        for k in keys:
+            self.model.pop(k, None)
+        self.done()
+
+    @rule(flush=st.booleans())
+    def settle(self, flush):
+        self.db.flush() if flush else self.db.compact()
+
+    @rule()
+    def snapshot(self):
+        self.snaps.append((self.db.snapshot(), dict(self.model)))
+
+    @rule()
+    def reopen(self):
+        for snap, _ in self.snaps:
+            snap.close()
+        self.snaps, self.txns = [], []
+        self.db.close()
+        self.db = lt.open("db", env=self.env, config=self.config)
+
+    @rule(serializable=st.booleans())
+    def transaction(self, serializable):
+        self.txns.append((self.db.transaction(serializable=serializable), dict(self.model), {}, set()))
+
+    @rule(data=st.data(), key=KEYS, value=st.one_of(st.none(), st.integers(0, 99)))
+    def write_inside(self, data, key, value):
+        if self.txns:
+            txn, base, own, _ = data.draw(st.sampled_from(self.txns))
+            txn["a"].delete([key]) if value is None else txn["a"].put(key, {"v": value})
+            if value is not None or {**base, **own}.get(key) is not None:
+                own[key] = value
+
+    @rule(data=st.data(), key=KEYS)
+    def read_inside(self, data, key):
+        if self.txns:
+            txn, base, own, read = data.draw(st.sampled_from(self.txns))
+            want = {k: v for k, v in {**base, **own}.items() if v is not None}
+            assert (txn["a"].get(key) or {}).get("v") == want.get(key)
+            read.add(key)
+            if not txn.serializable:
+                assert content(txn["a"]) == want
+
+    @rule(data=st.data())
+    def commit(self, data):
+        if self.txns:
+            txn, _, own, read = self.txns.pop(data.draw(st.integers(0, len(self.txns) - 1)))
+            touched = {k for v, state in self.past.items() if v > txn.version for k in self.changed.get(v, ())}
+            lost = touched & set(own) or (txn.serializable and own and touched & read)
+            try:
+                txn.commit()
+            except lt.ConflictError:
+                assert lost
+            else:
+                assert not lost
+                for k, v in own.items():
+                    self.model.pop(k, None) if v is None else self.model.update({k: v})
+                self.done()
+
+    @property
+    def changed(self):
+        """The keys that each version wrote; a key written with the same value counts, so rows are asked for their versions."""
+        found: dict[int, set[int]] = {}
+        for key in range(13):
+            for version in self.db["a"].history(key).column("_version").to_pylist():
+                found.setdefault(version, set()).add(key)
+        return found
+
+    @invariant()
+    def agrees(self):
+        if not hasattr(self, "db"):
+            return
+        assert content(self.db["a"]) == self.model
+        for snap, then in self.snaps[-2:]:
+            assert content(snap["a"]) == then
+        for version in list(self.past)[-6::2]:
+            with self.db.at(version=version) as at:
+                assert content(at["a"]) == self.past[version]
+
+    def teardown(self):
+        if hasattr(self, "db"):
+            self.db.close()
+
+
+Versions.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestVersions = Versions.TestCase
