@@ -234,7 +234,7 @@ def locate(sources: Sequence[Source], keys: pa.Array, snapshot: int) -> tuple[np
     row = np.full(len(keys), -1, np.int64)
     todo = np.arange(len(keys))
     # a batch that rises by key, as most do, tells its range: runs beside it are not asked
-    ends = (keys[0].as_py(), keys[-1].as_py()) if len(keys) > 64 and keyspace.is_sorted(keys) else None
+    ends = (keys[0].as_py(), keys[-1].as_py()) if len(keys) == 1 or (len(keys) > 64 and keyspace.is_sorted(keys)) else None
     for s, source in enumerate(sources):
         if len(todo) == 0:
             break

@@ -8,11 +8,12 @@ visible version). Readers take only ``_publish``, once, to get (state, version) 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,11 +38,16 @@ from .syncer import Syncer
 
 @dataclass(frozen=True, eq=False)
 class Write:
-    """Rows for one table in one commit: a physical batch without ``_seq``, and its encoded keys."""
+    """Rows for one table in one commit: a physical batch without ``_seq``, and its encoded keys.
+
+    ``more`` are batches that follow in key order, perhaps made only as they are written: for commits larger than memory. They
+    make the write a direct one, so no rows of it are looked at again.
+    """
 
     table: int
     batch: pa.RecordBatch
     keys: pa.Array
+    more: Iterable[tuple[pa.RecordBatch, pa.Array]] | None = None
 
 
 Head = Callable[[int], View]
@@ -144,31 +150,45 @@ class Tree:
         self._wait_for_room()
         with self._writer:
             self.check_open()
-            state = self.state
             writes = [w for w in prepare(lambda t: View(self._table(self.state, t), self.logged)) if w.batch.num_rows]
             if not writes:
                 return self.logged, None
             version = self.logged + 1
             now = self._now()
-            if sum(w.batch.nbytes for w in writes) > self.config.direct_commit_bytes:
-                ticket = self._commit_direct(writes, version, now)
+            bulk, small = self._by_size(writes)
+            if bulk:
+                ticket = self._commit_direct(bulk, small, version, now)
             else:
-                payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in writes]))
+                payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small]))
                 ticket = self._log(version, now, payload)
-                copies = _adopt(writes, payload)
-                for write, copy in zip(writes, copies, strict=True):
-                    mem = self._table(state, write.table).mems[0].memtable
-                    mem.add(commits.with_seq(copy, version), self._table(state, write.table).codec.encode(copy), version)
+                self._remember(small, payload, version)
             self.logged = version
             full = any(t.mems[0].memtable.nbytes > self.config.memtable.limit_bytes for t in self.state.tables.values())
             if full or self._log_writer.size > self.config.wal.segment_bytes:
                 self._turn_over(full)
         return version, ticket
 
-    def _commit_direct(self, writes: list[Write], version: int, now: int) -> tuple[WalWriter, Any]:
-        """Bulk is written once: sorted files first, synced, then one log record that refers to them."""
+    def _by_size(self, writes: list[Write]) -> tuple[list[Write], list[Write]]:
+        """(those that go to files of their own, those that go through the log); all to files where only their sum is large."""
+        limit = self.config.direct_commit_bytes
+        sizes = [limit + 1 if w.more is not None else w.batch.nbytes for w in writes]
+        if sum(sizes) <= limit:
+            return [], writes
+        if max(sizes) <= limit:
+            return writes, []
+        pairs = list(zip(writes, sizes, strict=True))
+        return [w for w, size in pairs if size > limit], [w for w, size in pairs if size <= limit]
+
+    def _remember(self, writes: list[Write], payload: list[Any], version: int) -> None:
+        """Put what was logged in memtables, over the log record's bytes: they never alias the caller's arrays."""
+        for write, stream in zip(writes, payload[1::2], strict=True):
+            table, copy = self._table(self.state, write.table), commits.read_stream(stream)
+            table.mems[0].memtable.add(commits.with_seq(copy, version), table.codec.encode(copy), version)
+
+    def _commit_direct(self, bulk: list[Write], small: list[Write], version: int, now: int) -> tuple[WalWriter, Any]:
+        """Bulk is written once: sorted files first, synced, then one log record that refers to them, with what is small in it."""
         runs: list[tuple[int, Run]] = []
-        for write in writes:
+        for write in bulk:
             table = self._table(self.state, write.table)
             if table.mems[0].rows:
                 self.seal(table)
@@ -176,9 +196,12 @@ class Tree:
             if not keyspace.is_sorted(keys):
                 by_key = pa.array(keyspace.order(keys))
                 batch, keys = batch.take(by_key), keys.take(by_key)
-            runs.append((write.table, self.write_run(table, [(commits.with_seq(batch, version), keys)], "bulk")))
+            pairs = itertools.chain([(batch, keys)], write.more or ())
+            runs.append((write.table, self.write_run(table, ((commits.with_seq(b, version), k) for b, k in pairs), "bulk")))
         refs = [(table_id, run.to_dict()) for table_id, run in runs]
-        ticket = self._log(version, now, commits.encode(commits.Commit(runs=refs)))
+        payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small], runs=refs))
+        ticket = self._log(version, now, payload)
+        self._remember(small, payload, version)
         self._log_writer.wait(ticket[1])
         # as one step: a flush must not call this commit flushed before its runs are in the layout
         with self._manifest_lock:
@@ -465,11 +488,6 @@ class Tree:
             self._closed = True
             with self._publish:
                 self._publish.notify_all()
-
-
-def _adopt(writes: list[Write], payload: list[Any]) -> list[pa.RecordBatch]:
-    """The batches again, now over the log record's bytes: the memtable never aliases the caller's arrays."""
-    return [commits.read_stream(stream) for stream in payload[1::2]]
 
 
 def _thinned(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
