@@ -29,7 +29,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import indexes, kernels
+    from . import codecs, indexes, kernels
     from .config import RunConfig
     from .database import Database, Snapshot, open
     from .dtypes import json, ragged, sparse, tensor
@@ -60,7 +60,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    elif name in ("indexes", "kernels"):
+    elif name in ("codecs", "indexes", "kernels"):
         value = importlib.import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -76,6 +76,6 @@ __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
     "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
-    "UnknownNameError", "VersionExpiredError", "indexes", "json", "kernels", "open", "ragged", "register", "sparse",
+    "UnknownNameError", "VersionExpiredError", "codecs", "indexes", "json", "kernels", "open", "ragged", "register", "sparse",
     "tensor", "verify_proof",
 ]  # fmt: skip

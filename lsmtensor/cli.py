@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -211,6 +212,16 @@ def indexes() -> None:
     for name in there.names():
         first = (there.REGISTRY.get(name).__doc__ or "").strip().splitlines()[:1]
         click.echo(f"{name:8} {first[0] if first else ''}")
+
+
+@main.command()
+def codecs() -> None:
+    """Codecs of chunks by name."""
+    from . import codecs as there
+
+    for name in there.names():
+        first = (sys.modules[there.REGISTRY.get(name).__module__].__doc__ or "").strip().splitlines()[:1]
+        click.echo(f"{name:12} {first[0] if first else ''}")
 
 
 @main.command()
