@@ -31,11 +31,13 @@ from .errors import (
 if TYPE_CHECKING:
     from . import codecs, indexes, kernels
     from .config import RunConfig
-    from .database import Database, Snapshot, open
+    from .database import Database, open
     from .dtypes import json, ragged, sparse, tensor
     from .lsm.integrity import verify_proof
     from .registry import register
     from .schema import Column, Schema
+    from .snapshot import Snapshot
+    from .tensors import NamedTensor, optimal_chunks
     from .transaction import Transaction
 
 __version__ = "0.1.0"
@@ -45,8 +47,10 @@ _HOMES = {
     "Database": "database",
     "RunConfig": "config",
     "Schema": "schema",
-    "Snapshot": "database",
+    "Snapshot": "snapshot",
+    "NamedTensor": "tensors",
     "Transaction": "transaction",
+    "optimal_chunks": "tensors",
     "json": "dtypes",
     "open": "database",
     "ragged": "dtypes",
@@ -74,8 +78,8 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
-    "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NotADatabaseError", "ReadOnlyError",
+    "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
-    "UnknownNameError", "VersionExpiredError", "codecs", "indexes", "json", "kernels", "open", "ragged", "register", "sparse",
+    "UnknownNameError", "VersionExpiredError", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "ragged", "register", "sparse",
     "tensor", "verify_proof",
 ]  # fmt: skip

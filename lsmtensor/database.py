@@ -5,9 +5,8 @@ from __future__ import annotations
 import copyreg
 import os
 import random
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import sleep
 from types import TracebackType
@@ -23,7 +22,6 @@ from .errors import (
     InvalidArgumentError,
     NotADatabaseError,
     ReadOnlyError,
-    TableNotFoundError,
     UnknownNameError,
     VersionExpiredError,
 )
@@ -34,13 +32,15 @@ from .lsm.maintenance import compact_all
 from .lsm.manifest import check_folder, create_folder
 from .lsm.recover import open_tree
 from .lsm.segments import index_due
-from .lsm.state import State, View
+from .lsm.state import State
 from .lsm.tree import Tree
 from .lsm.worker import Worker
 from .registry import Spec, near
 from .schema import Schema
 from .search.declare import check_index
+from .snapshot import Container, HeadStore, Snapshot
 from .table import Table, TableView
+from .tensors import Tensors
 from .transaction import Transaction
 
 Indexes = Mapping[str, Any]
@@ -67,31 +67,7 @@ def open(  # noqa: A001 - the name users know
     return Database(env, os.fspath(path), mode, config or RunConfig())
 
 
-class _Tables:
-    """``db["docs"]``, ``"docs" in db`` and ``db.tables``, shared by databases and snapshots."""
-
-    def _state(self) -> State:
-        raise InvalidArgumentError("a table container without a state")  # pragma: no cover - abstract
-
-    @property
-    def tables(self) -> list[str]:
-        """The names of the tables, sorted."""
-        return sorted(t.name for t in self._state().layout.tables.values() if not t.name.startswith("_"))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tables
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tables)
-
-    def _find(self, name: str) -> int:
-        found = self._state().by_name(name)
-        if found is None:
-            raise TableNotFoundError(f"no table named {name!r}; {near(str(name), self.tables)}")
-        return found.state.id
-
-
-class Database(_Tables):
+class Database(Container):
     """An open folder. A context manager; safe to share between threads."""
 
     def __init__(self, env: Env, path: str, mode: str, config: RunConfig) -> None:
@@ -170,6 +146,11 @@ class Database(_Tables):
     def drop_table(self, name: str) -> None:
         """Remove a table and its files; snapshots that hold it go on reading."""
         self._tree.drop_table(self._find(name))
+
+    @property
+    def tensors(self) -> Tensors:
+        """Named arrays of any size: ``db.tensors["layer1/weight"] = w``."""
+        return Tensors(HeadStore(self._tree))
 
     # -- versions --------------------------------------------------------------------------------
 
@@ -414,67 +395,6 @@ def table_stats(table: Any) -> dict[str, Any]:
     }
 
 
-class Snapshot(_Tables):
-    """One version of the whole database; never changes; a context manager."""
-
-    _keeps: Database | None = None
-
-    def __init__(self, tree: Tree, state: State, version: int) -> None:
-        self._tree, self._fixed, self.version, self.closed = tree, state, version, False
-        tree.pin(self)
-
-    def _state(self) -> State:
-        self._tree.check_open()
-        if self.closed:
-            raise InvalidArgumentError("the snapshot is closed; take another with db.snapshot()")
-        return self._fixed
-
-    @property
-    def tables(self) -> list[str]:
-        """The tables that existed at this version, sorted."""
-        return sorted(t.name for t in self._state().layout.tables.values() if t.created <= self.version)
-
-    def __getitem__(self, name: str) -> TableView:
-        if name not in self.tables:
-            self._find_missing(name)
-        table = self._state().tables[self._find(name)]
-        return TableView(View(table, self.version), self._tree)
-
-    def _find_missing(self, name: str) -> None:
-        raise TableNotFoundError(f"no table named {name!r} at version {self.version}; known: {', '.join(self.tables) or 'none'}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """In another process: the same version, read from the folder."""
-        return _at, (self._tree.path, self.version)
-
-    def root(self) -> str:
-        """The root of the hash tree over every file of the layout that holds this version; flushes first."""
-        from .lsm.integrity import root_of
-
-        return root_of(self._tree)
-
-    def close(self) -> None:
-        """Let go of the version; reading through the snapshot is refused afterwards."""
-        self.closed = True
-
-    def __del__(self) -> None:
-        if not getattr(self, "closed", True) and not self._tree.closed and not self._tree.warned_of_leak:
-            self._tree.warned_of_leak = True
-            warnings.warn(
-                f"a snapshot of version {self.version} was dropped without close(); use it in a with block (said once a database)",
-                ResourceWarning, stacklevel=2,
-            )  # fmt: skip
-
-    def __enter__(self) -> Snapshot:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<lsmtensor.Snapshot version {self.version} of {self._tree.path!r}>"
-
-
 def _at(path: str, version: int) -> Snapshot:
     db = open(path, "r")
     snapshot = db.at(version=version)
@@ -490,5 +410,6 @@ def _table(path: str, name: str, version: int | None) -> Any:
 
 
 # in another process a table is a reader of what is there then, a table of a snapshot the same version
+copyreg.pickle(Snapshot, lambda s: (_at, (s._tree.path, s.version)))
 copyreg.pickle(Table, lambda t: (_table, (t._tree.path, t.name, None)))
 copyreg.pickle(TableView, lambda t: (_table, (t._tree.path, t.name, t._view().version)))

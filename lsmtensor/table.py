@@ -286,7 +286,7 @@ class Table(TableView):
 
     def _put(self, view: View, batch: pa.RecordBatch) -> Write:
         keys = view.table.codec.encode(batch)
-        return Write(self._id, _physical(view, batch, keys, 1), keys)
+        return Write(self._id, physical_batch(view, batch, keys, 1), keys)
 
     def _tombstones(self, view: View, batch: pa.RecordBatch, keys: pa.Array) -> Write:
         arrow = view.table.schema.arrow
@@ -294,10 +294,10 @@ class Table(TableView):
             batch.column(f.name) if f.name in batch.schema.names else pa.nulls(batch.num_rows, f.type) for f in arrow
         ]
         nullable = pa.schema([f.with_nullable(True) for f in arrow])
-        return Write(self._id, _physical(view, pa.RecordBatch.from_arrays(columns, schema=nullable), keys, 0), keys)
+        return Write(self._id, physical_batch(view, pa.RecordBatch.from_arrays(columns, schema=nullable), keys, 0), keys)
 
 
-def _physical(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
+def physical_batch(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
     """User columns, the encoded key where it is stored, and ``_op``; ``_seq`` comes with the version."""
     columns = list(batch.columns)
     if view.table.codec.stored:

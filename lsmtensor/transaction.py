@@ -26,6 +26,7 @@ from .lsm.source import MemSource, Source
 from .lsm.state import State, View
 from .lsm.tree import Head, Tree, Write
 from .table import Table
+from .tensors import SYSTEM, Tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,31 @@ class Transaction:
 
     def __contains__(self, name: object) -> bool:
         return name in self.tables
+
+    @property
+    def tensors(self) -> Tensors:
+        """Named arrays in this transaction: ``txn.tensors["w"] = w``. What is written is held in memory until the commit."""
+        self._check()
+        return Tensors(_Store(self))
+
+    def system_view(self, name: str) -> View | None:
+        """A system table as this transaction sees it."""
+        found = self._state.by_name(name)
+        if found is None:
+            return None
+        self.read(found.state.id, None, None, None)
+        return self.view(found.state.id)
+
+    def system_table(self, name: str) -> int:
+        """The id of a system table; made (by a commit of its own) at its first use."""
+        self._check()
+        number = self._tree.system_table(name, SYSTEM[name].to_dict())
+        if number not in self._state.tables:
+            self._state = self._state.with_table(self._tree.head()[0].tables[number])
+        return number
+
+    def fresh_id(self) -> int:
+        return self._tree.next_file()
 
     def view(self, table_id: int) -> View:
         self._check()
@@ -214,6 +240,20 @@ class Transaction:
     def __repr__(self) -> str:
         rows = sum(own.rows for own in self._own.values())
         return f"<lsmtensor.Transaction at version {self.version}, {rows:,} rows written{', ended' if self.closed else ''}>"
+
+
+class _Store:
+    """What `Tensors` needs of a transaction."""
+
+    direct_bytes = 1 << 62  # nothing is written to files before the commit
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.view, self.number = transaction.system_view, transaction.system_table
+        self.fresh_id = transaction.fresh_id
+
+    def commit(self, prepare: Callable[[Head], list[Write]]) -> int:
+        return self._transaction.buffer(prepare(self._transaction.view))
 
 
 def _copied_array(array: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ class Lz4:
         self._library = lz4.block
 
     def encode(self, data: np.ndarray) -> np.ndarray:
-        return np.frombuffer(self._library.compress(memoryview(data), store_size=False), np.uint8)
+        return np.frombuffer(self._library.compress(data.data, store_size=False), np.uint8)
 
     def decode(self, data: np.ndarray, limit: int) -> np.ndarray:
-        return np.frombuffer(self._library.decompress(memoryview(data), uncompressed_size=limit), np.uint8)
+        return np.frombuffer(self._library.decompress(data.data, uncompressed_size=limit), np.uint8)

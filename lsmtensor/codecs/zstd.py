@@ -23,12 +23,12 @@ class Zstd:
 
     def encode(self, data: np.ndarray) -> np.ndarray:
         # compressors are not shared between threads; a new one costs a microsecond
-        made = self._library.ZstdCompressor(level=self._level, write_content_size=True).compress(memoryview(data))
+        made = self._library.ZstdCompressor(level=self._level, write_content_size=True).compress(data.data)
         return np.frombuffer(made, np.uint8)
 
     def decode(self, data: np.ndarray, limit: int) -> np.ndarray:
         # the frame's own idea of its size is not believed: a hostile one would make us allocate
-        size = self._library.frame_content_size(memoryview(data))
+        size = self._library.frame_content_size(data.data)
         if not 0 <= size <= limit:
             raise ValueError(f"the frame says {size} bytes, at most {limit} are wanted")
-        return np.frombuffer(self._library.ZstdDecompressor().decompress(memoryview(data), max_output_size=size), np.uint8)
+        return np.frombuffer(self._library.ZstdDecompressor().decompress(data.data, max_output_size=size), np.uint8)

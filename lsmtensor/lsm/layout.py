@@ -208,6 +208,14 @@ def _with_times(old: tuple[tuple[int, int], ...], new: Sequence[tuple[int, int]]
     return tuple(made)
 
 
+def thinned(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most 1,024 marks for an edit: the newest exactly, those before evenly."""
+    if len(times) <= 1024:
+        return times
+    old, new = times[:-512], times[-512:]
+    return old[:: -(-len(old) // 512)] + new
+
+
 def _with(layout: Layout, table: TableState) -> Layout:
     return replace(layout, tables={**layout.tables, table.id: table})
 

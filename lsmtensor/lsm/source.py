@@ -139,6 +139,21 @@ class RunSource:
         back[np.concatenate(places)] = np.arange(len(rows))
         return take(pa.concat_tables(tables), back)
 
+    def _batch_of(self, row: int) -> tuple[TableReader, int, int, int]:
+        """(reader, number of the batch in its file, its first row in the run, the row behind its last)."""
+        at = int(np.searchsorted(self.starts, row, "right")) - 1
+        reader, first = self.files[at].reader, int(self.starts[at])
+        i = int(np.searchsorted(reader.batch_starts, row - first, "right")) - 1
+        return reader, i, first + int(reader.batch_starts[i]), first + int(reader.batch_starts[i + 1])
+
+    def in_one_batch(self, start: int, stop: int) -> bool:
+        return stop <= self._batch_of(start)[3]
+
+    def one_batch(self, start: int, stop: int, name: str, check: bool = True) -> pa.Array:
+        """Rows [start, stop) of a column, all in one batch, as a view of the map; checked unless told otherwise."""
+        reader, i, begin, _ = self._batch_of(start)
+        return reader.column(i, name, start - begin, stop - begin, check)
+
     def deleted(self, rows: np.ndarray) -> np.ndarray:
         """bool: the rows are deletes."""
         return self.take(rows, ["_op"]).column("_op").to_numpy() == 0

@@ -28,7 +28,7 @@ from ..errors import ClosedError, InvalidArgumentError, ReadOnlyError, StorageEr
 from ..wal.writer import WalWriter
 from . import commit as commits
 from . import keyspace, ops
-from .layout import FileRef, Run, TableState
+from .layout import FileRef, Run, TableState, thinned
 from .manifest import Manifest, file_path
 from .output import write_files
 from .source import MemSource, RunSource, TableFile
@@ -338,7 +338,7 @@ class Tree:
                 # a layout must not know of versions that a crash could still take from the log
                 self._wal.sync()
             noted = len(self._times)
-            times = _thinned(self._times[:noted])
+            times = thinned(self._times[:noted])
             layout = self.manifest.append(
                 edits, version=self.logged, time_ns=max(self._time, self.env.clock.time_ns()), next_file=self._next_file, times=times
             )
@@ -378,6 +378,12 @@ class Tree:
             self.install([ops.create_table(state)])
             self.show(version)
             return table_id
+
+    def system_table(self, name: str, schema: dict[str, Any]) -> int:
+        """The id of a table of our own, made at its first use."""
+        with self._writer:
+            found = self.state.by_name(name)
+            return found.state.id if found is not None else self.create_table(name, schema, {}, {"compaction": "none"})
 
     def drop_table(self, table_id: int) -> None:
         self.check_writable()
@@ -488,11 +494,3 @@ class Tree:
             self._closed = True
             with self._publish:
                 self._publish.notify_all()
-
-
-def _thinned(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """At most 1,024 marks for an edit: the newest exactly, those before evenly."""
-    if len(times) <= 1024:
-        return times
-    old, new = times[:-512], times[-512:]
-    return old[:: -(-len(old) // 512)] + new

@@ -36,9 +36,10 @@ class _Column:
     others: list[tuple[int, int]]
 
     def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        if self.width is None:
-            return self.others
-        return [*self.others, (self.at + start * self.width, self.at + stop * self.width)]
+        """Byte ranges of the file under rows [start, stop)."""
+        if self.width is not None:
+            return [*self.others, (self.at + start * self.width, self.at + stop * self.width)]
+        return self.others
 
 
 class TableReader:
@@ -212,15 +213,33 @@ class TableReader:
             column = self._columns[i, name] = _Column(array, width, at, others)
         return column
 
-    def column(self, i: int, name: str, start: int = 0, stop: int | None = None) -> pa.Array:
+    def column(self, i: int, name: str, start: int = 0, stop: int | None = None, check: bool = True) -> pa.Array:
         """Rows [start, stop) of one column of one batch, every chunk under them checked; a view of the map."""
         column = self._column(i, name)
         array = column.array
         stop = len(array) if stop is None else stop
-        if not self._whole:
-            for at, end in column.ranges(start, stop):
-                self._check(at, end)
+        if check and not self._whole:
+            if stop - start < len(array) and pa.types.is_large_binary(array.type) and array.null_count == 0:
+                self._check_values(array, start, stop)
+            else:
+                for at, end in column.ranges(start, stop):
+                    self._check(at, end)
         return array if stop - start == len(array) else array.slice(start, stop - start)
+
+    def _check_values(self, array: pa.Array, start: int, stop: int) -> None:
+        """The offsets, and of the bytes only those of rows [start, stop): values may be megabytes each."""
+        validity, offsets, data = array.buffers()
+        for buffer in (validity, offsets):
+            if buffer is not None and buffer.size:
+                at = buffer.address - self._base
+                self._check(at, at + buffer.size)
+        ends = np.frombuffer(offsets, np.int64)
+        if data is not None and stop > start:
+            low, high = int(ends[start]), int(ends[stop])
+            if not 0 <= low <= high <= data.size:
+                raise self._bad("offsets of a column lie outside its bytes", offsets.address - self._base)
+            at = data.address - self._base
+            self._check(at + low, at + high)
 
     def checked(self, i: int, name: str, start: int, stop: int) -> bool:
         """Whether all chunks under rows [start, stop) of a column were found right before."""
@@ -322,6 +341,10 @@ class TableReader:
         return pa.Table.from_arrays([take_array(c.array, rows) for c in columns], schema=pa.schema(fields))
 
     def _check_rows(self, column: _Column, rows: np.ndarray) -> None:
+        if len(rows) < 64 and pa.types.is_large_binary(column.array.type) and column.array.null_count == 0:
+            for row in rows.tolist():
+                self._check_values(column.array, row, row + 1)
+            return
         for at, end in column.others:
             self._check(at, end)
         if column.width and len(rows):

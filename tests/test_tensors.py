@@ -1,0 +1,313 @@
+"""Named arrays: numpy's manners, one commit, versions that share chunks, exchange with other formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lsmtensor as lt
+from lsmtensor.env.memory import MemoryEnv
+
+INLINE = lt.RunConfig(background=False)
+BULK = lt.RunConfig(background=False, direct_commit_bytes=100)
+
+
+@pytest.fixture(params=["log", "files"])
+def db(request):
+    with lt.open("db", env=MemoryEnv(), config=INLINE if request.param == "log" else BULK) as made:
+        yield made
+
+
+DTYPES = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "int8", "int64", "uint16", "uint64", "bool", "complex64", "complex128"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 4), (2, 0, 3), (4, 3, 2)])
+def test_exact_round_trip(db, dtype, shape):
+    from lsmtensor.dtypes import numpy_dtype
+
+    w = np.random.default_rng(0).integers(0, 2, (*shape, 16)).astype(np.uint8).reshape(-1)
+    kind = numpy_dtype(dtype)
+    w = np.resize(w, max(1, int(np.prod(shape))) * kind.itemsize).view(kind)[: int(np.prod(shape))].reshape(shape)
+    db.tensors["w"] = w
+    for _ in range(2):
+        back = db.tensors["w"]
+        assert back.shape == shape and back.dtype == kind and back.dtype_name == dtype
+        assert back.numpy().tobytes() == w.tobytes() and np.asarray(back).shape == shape
+        db.flush()
+
+
+def test_a_mapping(db):
+    db.tensors.update({"layer1/w": np.ones((2, 3)), "layer1/b": np.zeros(3), "layer2/w": [1, 2, 3]})
+    version = db.version
+    assert db.tensors.list("layer1/") == ["layer1/b", "layer1/w"] and len(db.tensors) == 3 and "layer2/w" in db.tensors
+    assert dict(db.tensors.items()).keys() == set(db.tensors) and db.tensors.list("none") == []
+    del db.tensors["layer1/b"]
+    assert db.tensors.keys() == ["layer1/w", "layer2/w"] and "layer1/b" not in db.tensors
+    with pytest.raises(lt.KeyNotFoundError, match="layer1/w"):
+        db.tensors["layer1/b"]
+    with db.at(version=version) as past:
+        assert past.tensors["layer1/b"].numpy().tolist() == [0, 0, 0]
+        with pytest.raises(lt.ReadOnlyError):
+            past.tensors["x"] = 1
+    assert db.tables == []
+
+
+def test_one_commit(db):
+    db.tensors["first"] = 1
+    before = db.version
+    db.tensors.update({f"t{i}": np.full(50, i) for i in range(20)})
+    assert db.version == before + 1
+    with pytest.raises(lt.SchemaError):
+        db.tensors.update({"good": np.ones(3), "bad": np.array([object()])})
+    assert "good" not in db.tensors and db.version == before + 1
+
+
+def test_a_large_array_is_one_view(tmp_path):
+    w = np.random.default_rng(0).normal(size=(1000, 3000)).astype(np.float32)
+    with lt.open(tmp_path / "db", config=INLINE) as db:
+        db.tensors["w"] = w
+        t = db.tensors["w"]
+        assert t.contiguous and not t.copied and not t.numpy().flags.owndata and not t.numpy().flags.writeable
+        np.testing.assert_array_equal(t.numpy(), w)
+        np.testing.assert_array_equal(t.numpy(verify=False), w)
+        for key in (5, -1, slice(10, 20), slice(None, None, -7), slice(900, 100, -3), (slice(3, 5), 7), (4, slice(None, None, 2)), ..., slice(5, 5)):
+            np.testing.assert_array_equal(t[key], w[key])
+        np.testing.assert_array_equal(np.from_dlpack(t), w)
+        with pytest.raises(IndexError):
+            t[1000]
+        t[500:510, ::2] = 0
+        w[500:510, ::2] = 0
+        assert not t.contiguous
+        np.testing.assert_array_equal(t.numpy(), w)
+        np.testing.assert_array_equal(db.tensors["w"][499:511], w[499:511])
+
+
+keys = st.one_of(
+    st.integers(-7, 6), st.slices(7), st.tuples(st.slices(7), st.slices(5)), st.tuples(st.integers(0, 6), st.integers(-5, 4)),
+    st.tuples(st.just(...), st.slices(5)),
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(keys, st.integers(-100, 100)), max_size=6), st.integers(1, 8), st.integers(1, 6), st.sampled_from(["none", "shuffle+zstd"]))
+@settings(max_examples=60, deadline=None)
+def test_slices_are_written_as_numpy_does(writes, a, b, codec):
+    with lt.open("db", env=MemoryEnv(), config=INLINE) as db:
+        t = db.tensors.create("t", (7, 5), "int16", chunks=(a, b), codec=codec, fill_value=3)
+        model, past = np.full((7, 5), 3, np.int16), []
+        for key, value in writes:
+            t[key] = value
+            model[key] = value
+            past.append((db.version, model.copy()))
+            np.testing.assert_array_equal(t[key], model[key])
+        np.testing.assert_array_equal(db.tensors["t"].numpy(), model)
+        for version, then in past:
+            with db.at(version=version) as at:
+                np.testing.assert_array_equal(at.tensors["t"].numpy(), then)
+
+
+def test_a_slice_write_shares_the_rest(db):
+    w = np.arange(4000, dtype=np.int32).reshape(100, 40)
+    t = db.tensors.create("t", w.shape, "int32", chunks=(10, 40), data=w)
+    db.flush()
+    before = db.stats()["tables"]["_chunks"]["file_rows"]
+    t[15, 3] = -1
+    db.flush()
+    assert db.stats()["tables"]["_chunks"]["file_rows"] == before + 1
+
+
+@pytest.mark.parametrize("chunks", [(3, 4), (4, 6), (10, 6), (1, 1)])
+def test_append_and_resize(db, chunks):
+    w = np.arange(60, dtype=np.float32).reshape(10, 6)
+    t = db.tensors.create("t", w.shape, "float32", chunks=chunks, data=w, fill_value=-1)
+    more = np.full((5, 6), 7, np.float32)
+    t.append(more)
+    w = np.concatenate([w, more])
+    np.testing.assert_array_equal(t.numpy(), w)
+    t.append(np.zeros((15, 2), np.float32), axis=1)
+    w = np.concatenate([w, np.zeros((15, 2), np.float32)], 1)
+    np.testing.assert_array_equal(db.tensors["t"].numpy(), w)
+    t.resize((9, 8))
+    np.testing.assert_array_equal(t.numpy(), w[:9])
+    t.resize((12, 9))
+    want = np.full((12, 9), -1, np.float32)
+    want[:9, :8] = w[:9]
+    np.testing.assert_array_equal(db.tensors["t"].numpy(), want)
+    with pytest.raises(lt.SchemaError, match="other sides"):
+        t.append(np.zeros((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("sizes", [[10, 1, 20, 3, 66], [100], [7] * 14 + [2]])
+def test_from_an_iterator(db, sizes):
+    w = np.random.default_rng(0).normal(size=(100, 30))
+    cuts = np.cumsum([0, *sizes])
+    t = db.tensors.create("t", w.shape, "float64", chunks=(16, 30), data=(w[a:b] for a, b in zip(cuts, cuts[1:], strict=False)))
+    np.testing.assert_array_equal(t.numpy(), w)
+    for wrong in (w[:50], np.concatenate([w, w])):
+        with pytest.raises(lt.SchemaError, match="rows"):
+            db.tensors.create("u", w.shape, "float64", data=iter([wrong]))
+    assert "u" not in db.tensors
+    db.verify()
+
+
+def test_in_a_transaction(db):
+    db.tensors["w"] = np.zeros((40, 10))
+    one, two = db.transaction(), db.transaction()
+    one.tensors["w"][0:5] = 1
+    one.tensors["new"] = np.arange(5)
+    assert one.tensors["w"].numpy().sum() == 50 and "new" in one.tensors and "new" not in db.tensors
+    two.tensors["w"][2] = 9
+    one.commit()
+    with pytest.raises(lt.ConflictError):
+        two.commit()
+    assert db.tensors["w"].numpy().sum() == 50 and db.tensors["new"].numpy().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_attrs(db):
+    t = db.tensors.create("t", (2,), "float32", attrs={"unit": "m"})
+    t.set_attrs({"unit": "km", "n": [1, 2]})
+    assert db.tensors["t"].attrs == {"unit": "km", "n": [1, 2]}
+    with pytest.raises(lt.InvalidArgumentError, match="JSON"):
+        t.set_attrs({"x": object()})
+
+
+def test_what_does_not_fit_is_refused(db):
+    t = db.tensors.create("t", (4, 4), "int8")
+    for value, kind in ((300, lt.SchemaError), (1.5, lt.SchemaError), (np.ones(3, np.int8), lt.SchemaError)):
+        with pytest.raises(kind):
+            t[0] = value
+    with pytest.raises(IndexError, match="dimension of 4"):
+        t[7] = 1
+    with pytest.raises(IndexError, match="whole numbers"):
+        t[np.array([True, False, True, False])] = 1
+    with pytest.raises(lt.InvalidArgumentError, match="chunks"):
+        db.tensors.create("u", (4, 4), "int8", chunks=(2,))
+    with pytest.raises(lt.UnknownNameError):
+        db.tensors.create("u", (4,), "float31")
+    with pytest.raises(lt.UnknownNameError):
+        db.tensors.create("u", (4,), "int8", codec="ztsd")
+    with pytest.raises(lt.InvalidArgumentError):
+        db.tensors[""] = 1
+    assert db.tensors.list() == ["t"] and not db.tensors["t"].numpy().any()
+
+
+def test_optimal_chunks():
+    assert lt.optimal_chunks((10_000, 500), "float32") == (524, 500)
+    assert lt.optimal_chunks((10_000, 500), "float32", "time series") == (10_000, 16)
+    assert lt.optimal_chunks((100, 512, 512), "float32", "spatial") == (1, 512, 512)
+    assert lt.optimal_chunks((1000, 1000, 1000), "float64", "random") == (64, 64, 32)
+    with pytest.raises(lt.InvalidArgumentError, match="spatial"):
+        lt.optimal_chunks((3,), "int8", "sideways")
+
+
+def test_survives_a_crash():
+    env = MemoryEnv()
+    db = lt.open("db", env=env, config=BULK)
+    w = np.random.default_rng(0).normal(size=(50, 20))
+    db.tensors["w"] = w
+    db.tensors["w"][3] = 0
+    for seed in range(10):
+        with lt.open("db", env=env.crash(seed=seed, keep=0.5), config=BULK) as after:
+            np.testing.assert_array_equal(np.delete(after.tensors["w"].numpy(), 3, 0), np.delete(w, 3, 0))
+            assert not after.tensors["w"][3].any()
+            after.verify()
+    db.close()
+
+
+# -- safetensors ----------------------------------------------------------------------------------
+
+
+def safetensors(path, entries, metadata=None, order=None):
+    header = {} if metadata is None else {"__metadata__": metadata}
+    at, body = 0, b""
+    for name, (kind, array) in entries.items():
+        data = array.tobytes()
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
+        at, body = at + len(data), body + data
+    text = json.dumps(header, indent=1).encode() + b"   "  # odd spacing: it must come back
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def test_safetensors_come_back_byte_for_byte(db, tmp_path):
+    rng = np.random.default_rng(0)
+    entries = {
+        "z/w": ("F32", rng.normal(size=(20, 5)).astype(np.float32)), "a": ("I64", np.arange(3)), "half": ("BF16", np.arange(6, dtype=np.uint16).reshape(2, 3)),
+        "strange": ("F4_XYZ", np.arange(7, dtype=np.uint8)), "none": ("F32", np.empty((0, 3), np.float32)), "one": ("F64", np.float64(2.5)),
+    }  # fmt: skip
+    safetensors(tmp_path / "in.safetensors", entries, {"by": "hand"})
+    names = db.tensors.import_safetensors(tmp_path / "in.safetensors", prefix="m/")
+    assert names == [f"m/{n}" for n in entries] and db.tensors.list("m/") == sorted(names)
+    np.testing.assert_array_equal(db.tensors["m/z/w"].numpy(), entries["z/w"][1])
+    assert db.tensors["m/strange"].attrs["safetensors"]["dtype"] == "F4_XYZ"
+    db.tensors.export_safetensors(tmp_path / "out.safetensors", prefix="m/")
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "in.safetensors").read_bytes()
+    db.tensors["m/a"] = np.arange(4)
+    db.tensors.export_safetensors(tmp_path / "new.safetensors", prefix="m/")
+    with pytest.raises(lt.InvalidArgumentError, match="nothing to export"):
+        db.tensors.export_safetensors(tmp_path / "x", prefix="q/")
+
+
+def test_the_package_reads_what_is_exported(db, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3, dtype=np.int64), "c": np.array([True, False])}
+    db.tensors.update(arrays)
+    db.tensors.export_safetensors(tmp_path / "x.safetensors")
+    back = load_file(tmp_path / "x.safetensors")
+    assert all(np.array_equal(back[n], a) and back[n].dtype == a.dtype for n, a in arrays.items())
+    save_file(arrays, tmp_path / "y.safetensors")
+    db.tensors.import_safetensors(tmp_path / "y.safetensors", prefix="y/")
+    db.tensors.export_safetensors(tmp_path / "z.safetensors", prefix="y/")
+    assert (tmp_path / "y.safetensors").read_bytes() == (tmp_path / "z.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{", b"[]", b'{"a": 1}', b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 9]}}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}}', b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "U8", "shape": [99999999999999999999], "data_offsets": [0, 8]}}', b"[" * 5000,
+        b'{"a": {"dtype": "U8", "shape": [true], "data_offsets": [0, 8]}}',
+    ],
+)  # fmt: skip
+def test_hostile_headers_are_refused(db, tmp_path, header):
+    (tmp_path / "bad").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(lt.CorruptionError):
+        db.tensors.import_safetensors(tmp_path / "bad")
+    assert db.tensors.list() == []
+
+
+def test_truncated_files_are_refused(db, tmp_path):
+    safetensors(tmp_path / "good", {"a": ("U8", np.arange(9, dtype=np.uint8))})
+    whole = (tmp_path / "good").read_bytes()
+    for size in range(len(whole)):
+        (tmp_path / "bad").write_bytes(whole[:size])
+        with pytest.raises(lt.LsmTensorError):
+            db.tensors.import_safetensors(tmp_path / "bad")
+    (tmp_path / "bad").write_bytes(struct.pack("<Q", 1 << 62) + whole)
+    with pytest.raises(lt.CorruptionError, match="announced"):
+        db.tensors.import_safetensors(tmp_path / "bad")
+    with pytest.raises(lt.StorageError):
+        db.tensors.import_safetensors(tmp_path / "absent")
+
+
+def test_numpy_files(db, tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.arange(3), b=np.ones((2, 2)))
+    assert db.tensors.import_npz(tmp_path / "x.npz", prefix="n/") == ["n/a", "n/b"]
+    db.tensors.export_npz(tmp_path / "y.npz", prefix="n/")
+    with np.load(tmp_path / "y.npz") as back:
+        assert back["a"].tolist() == [0, 1, 2] and back["b"].shape == (2, 2)
+    np.save(tmp_path / "one.npy", np.arange(4))
+    assert db.tensors.import_npz(tmp_path / "one.npy", prefix="one") == ["one"]
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(lt.CorruptionError, match="objects"):
+        db.tensors.import_npz(tmp_path / "objects.npy", prefix="o")
+    assert os.path.exists(tmp_path / "objects.npy")
