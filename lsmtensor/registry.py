@@ -231,8 +231,8 @@ class Registry:
 
 
 def register(kind: str, name: str, factory: Callable[..., Any]) -> None:
-    """Add a plug-in of the caller's own: ``kind`` is ``index``, ``memtable`` or ``compaction``."""
-    homes = {"index": "indexes", "memtable": "memtable", "compaction": "lsm.compaction"}
+    """Add a plug-in of the caller's own: ``kind`` is ``index``, ``codec``, ``memtable`` or ``compaction``."""
+    homes = {"index": "indexes", "codec": "codecs", "memtable": "memtable", "compaction": "lsm.compaction"}
     if kind not in homes:
         raise UnknownNameError(f"no kind of plug-in named {kind!r}; {near(kind, homes)}")
     importlib.import_module(f"{__package__}.{homes[kind]}").REGISTRY.register(name, factory)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from . import codecs
-from .chunked import Tensor
 from .dtypes import dtype_name, numpy_dtype
 from .errors import CorruptionError, InvalidArgumentError, SchemaError
 from .lsm import keyspace
@@ -21,6 +20,7 @@ from .lsm.state import View
 from .lsm.tree import Write
 from .schema import Column, Schema
 from .table import physical_batch
+from .tensor_args import fitting
 
 NAMES, CHUNKS = "_tensors", "_chunks"
 SLAB_BYTES = 1 << 20
@@ -95,6 +95,11 @@ class Meta:
     def itemsize(self) -> int:
         return numpy_dtype(self.dtype).itemsize
 
+    @property
+    def uses_base(self) -> bool:
+        """Whether chunks are stored by what changed since an older version."""
+        return codecs.create(self.codec, self.itemsize).uses_base
+
     def held(self, index: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a chunk; those at the far edges are cut off."""
         return tuple(min(c, n - i * c) for i, c, n in zip(index, self.chunks, self.shape, strict=True))
@@ -130,20 +135,7 @@ class StoredChunks:
         return data.view(numpy_dtype(self.dtype)).reshape(shape)
 
     def _bytes(self, number: int, size: int) -> np.ndarray | None:
-        if self._view is None:
-            return None
-        keys = _chunk_keys(self._view, self._meta.id, np.array([number]))
-        owner, row = self._view.locate(keys)
-        if owner[0] < 0:
-            return None
-        table = self._view.sources[int(owner[0])].take(row, ["coded", "data"])
-        array = table.column("data").chunk(0)
-        data = _values(array, 0, 1)
-        if table.column("coded")[0].as_py():
-            return self._chain.decode(data, size)
-        if len(data) != size:
-            raise CorruptionError(f"chunk {number} of tensor {self._meta.name!r} has {len(data)} bytes; wanted {size}")
-        return data
+        return None if self._view is None else stored_bytes(self._view, self._meta, self._chain, number, size)
 
     def whole(self) -> np.ndarray | None:
         data = self.span(0, self._meta.count)
@@ -180,6 +172,31 @@ class StoredChunks:
 
 
 # -- rows of the system tables --------------------------------------------------------------------
+
+
+def base_number(number: int) -> int:
+    """The chunk number under which the older bytes lie that ``xor`` compares with."""
+    return -1 - number
+
+
+def numbers_of(meta: Meta) -> range:
+    """Every chunk number that a tensor may have rows of."""
+    return range(-meta.count if meta.uses_base else 0, meta.count)
+
+
+def stored_bytes(view: View, meta: Meta, chain: codecs.Chain, number: int, size: int) -> np.ndarray | None:
+    """uint8 (size,): the plain bytes of a chunk, a view where it is stored so; None where there is no such chunk."""
+    owner, row = view.locate(_chunk_keys(view, meta.id, np.array([number])))
+    if owner[0] < 0:
+        return None
+    table = view.sources[int(owner[0])].take(row, ["coded", "data"])
+    data = _values(table.column("data").chunk(0), 0, 1)
+    if table.column("coded")[0].as_py():
+        base = stored_bytes(view, meta, chain, base_number(number), size) if chain.uses_base and number >= 0 else None
+        return chain.against(base).decode(data, size)
+    if len(data) != size:
+        raise CorruptionError(f"chunk {number} of tensor {meta.name!r} has {len(data)} bytes; wanted {size}")
+    return data
 
 
 def puts(view: View, table: int, batch: pa.RecordBatch) -> Write:
@@ -292,13 +309,16 @@ def chunk_batches(view: View, meta: Meta, data: Any) -> Iterator[tuple[pa.Record
         step = math.prod(meta.chunks) * meta.itemsize
         yield _rows_over(view, meta, np.arange(meta.count), np.minimum(np.arange(meta.count + 1) * step, len(flat)), flat)
         return
-    numbered = enumerate(itertools.product(*(range(g) for g in meta.grid)))
+    numbered = iter(parts_of(meta, block))
     while part := list(itertools.islice(numbered, 64)):
-        chunks = []
-        for number, index in part:
-            box = tuple(slice(i * c, i * c + h) for i, c, h in zip(index, meta.chunks, meta.held(index), strict=True))
-            chunks.append((number, block[box]))
-        yield chunk_rows(view, meta, chunks)
+        yield chunk_rows(view, meta, part)
+
+
+def parts_of(meta: Meta, block: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """(number, values) of every chunk of a whole array; views."""
+    grid = itertools.product(*(range(g) for g in meta.grid))
+    boxes = (tuple(slice(i * c, i * c + h) for i, c, h in zip(index, meta.chunks, meta.held(index), strict=True)) for index in grid)
+    return [(number, block[box]) for number, box in enumerate(boxes)]
 
 
 def _slab_batches(view: View, meta: Meta, slabs: Iterator[Any]) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
@@ -334,6 +354,38 @@ def _slab_batches(view: View, meta: Meta, slabs: Iterator[Any]) -> Iterator[tupl
             yield chunk_rows(view, meta, chunks)
     if done != meta.shape[0]:
         raise SchemaError(f"tensor {meta.name!r}: {done} rows came; its shape wants {meta.shape[0]}")
+
+
+def changed_rows(view: View, meta: Meta, parts: list[tuple[int, np.ndarray]]) -> tuple[tuple[pa.RecordBatch, pa.Array], list[int]]:
+    """Rows of chunks that take the place of older ones, and the numbers of rows that are wanted no more.
+
+    A codec with ``xor`` keeps one older version of a chunk as its base: the one before the first change, until what is written differs
+    so much that a base gains under 10%. Reading a chunk so needs one other at most, however many versions there are.
+    """
+    chain = codecs.create(meta.codec, meta.itemsize)
+    if not chain.uses_base:
+        return chunk_rows(view, meta, parts), []
+    made: dict[int, tuple[np.ndarray, bool]] = {}
+    gone = []
+    for number, chunk in parts:
+        plain = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
+        kept = stored_bytes(view, meta, chain, base_number(number), len(plain))
+        base = stored_bytes(view, meta, chain, number, len(plain)) if kept is None else kept
+        alone = chain.encode(plain)
+        near = None if base is None else chain.against(base).encode(plain)
+        if base is not None and near is not None and len(near) < 0.9 * len(plain if alone is None else alone):
+            made[number] = near, True
+            if kept is None:
+                coded = chain.encode(base)
+                made[base_number(number)] = (base, False) if coded is None else (coded, True)
+        else:
+            made[number] = (plain, False) if alone is None else (alone, True)
+            if kept is not None:
+                gone.append(base_number(number))
+    numbers = sorted(made)
+    data = [made[n][0] for n in numbers]
+    offsets = np.cumsum([0, *map(len, data)])
+    return _rows_over(view, meta, np.array(numbers), offsets, np.concatenate(data), [made[n][1] for n in numbers]), gone
 
 
 def chunk_rows(view: View, meta: Meta, parts: list[tuple[int, np.ndarray]]) -> tuple[pa.RecordBatch, pa.Array]:
@@ -372,43 +424,6 @@ def _values(array: pa.Array, start: int, stop: int) -> np.ndarray:
     return view
 
 
-# -- arguments ------------------------------------------------------------------------------------
-
-
-def check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name or name.startswith("\x00"):
-        raise InvalidArgumentError(f"tensor name {name!r}; give a non-empty text that does not begin with a zero character")
-
-
-def as_array(value: Any, where: str) -> np.ndarray:
-    if isinstance(value, Tensor):
-        return value.numpy()
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as why:
-        raise SchemaError(f"{where}: {why}; give an array") from why
-    if array.dtype == object:
-        raise SchemaError(f"{where}: values of different kinds or shapes; give an array of numbers")
-    return array
-
-
-def fitting(value: Any, dtype: str, where: str) -> np.ndarray:
-    """The value in a dtype; one that cannot hold it is refused."""
-    array, wanted = as_array(value, where), numpy_dtype(dtype)
-    if array.dtype == wanted:
-        return array
-    python = isinstance(value, (bool, int, float, complex, list, tuple))
-    if not (np.can_cast(array.dtype, wanted, "same_kind") or (python and array.dtype.kind in "biuf" and wanted.kind in "biufcV")):
-        raise SchemaError(f"{where}: {array.dtype} values do not fit {dtype}; convert them first, so that the loss is yours to choose")
-    with np.errstate(over="ignore", invalid="ignore"):
-        made = array.astype(wanted)
-    if array.dtype.kind in "iu" and made.dtype.kind in "biu" and not np.array_equal(made.astype(array.dtype), array):
-        raise SchemaError(f"{where}: values from {array.min()} to {array.max()} do not fit {dtype}")
-    if python and array.dtype.kind == "f" and made.dtype.kind in "biu":
-        raise SchemaError(f"{where}: float values do not fit {dtype}")
-    return made
-
-
 def new_meta(
     name: str, shape: tuple[int, ...], dtype: str, chunks: Sequence[int] | None, codec: str | None, fill_value: Any, attrs: dict[str, Any]
 ) -> Meta:
@@ -431,39 +446,6 @@ def new_meta(
             "name": name, "id": 0, "dtype": dtype, "shape": shape, "chunks": grid, "codec": chain.spec, "fill": fill.tobytes(), "attrs": text,
         }  # fmt: skip
     )
-
-
-def box_of(key: Any, shape: tuple[int, ...]) -> tuple[list[tuple[int, int]], tuple[Any, ...]]:
-    """(the rectangle that a basic index touches, the index inside it)."""
-    parts = list(key) if isinstance(key, tuple) else [key]
-    spans = sum(p is Ellipsis for p in parts)
-    if spans > 1 or len(parts) - spans > len(shape):
-        raise IndexError(f"index {key!r} for a tensor of shape {shape}; give at most {len(shape)} places and one '...'")
-    at = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
-    parts[at : at + spans] = [slice(None)] * (len(shape) - len(parts) + spans)
-    box: list[tuple[int, int]] = []
-    inner: list[Any] = []
-    for part, n in zip(parts, shape, strict=True):
-        if isinstance(part, slice):
-            steps = range(*part.indices(n))
-            lo, hi = (min(steps[0], steps[-1]), max(steps[0], steps[-1]) + 1) if steps else (0, 0)
-            inner.append(slice(None, None, steps.step) if steps else slice(0, 0))
-        elif isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-            lo = int(part) + (n if part < 0 else 0)
-            if not 0 <= lo < n:
-                raise IndexError(f"index {part} for a dimension of {n} in a tensor of shape {shape}")
-            hi = lo + 1
-            inner.append(0)
-        else:
-            raise IndexError(f"index {part!r}: a tensor is written by whole numbers and slices; read, change and assign for others")
-        box.append((lo, hi))
-    return box, tuple(inner)
-
-
-def touched_chunks(box: list[tuple[int, int]], chunks: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
-    if any(lo >= hi for lo, hi in box):
-        return []
-    return itertools.product(*(range(lo // c, (hi - 1) // c + 1) for (lo, hi), c in zip(box, chunks, strict=True)))
 
 
 def successor(start: Any) -> Any:

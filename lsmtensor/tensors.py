@@ -24,6 +24,7 @@ from .lsm import keyspace
 from .lsm.state import View
 from .lsm.tree import Head, Write
 from .registry import near
+from .tensor_args import as_array, box_of, check_name, fitting, touched_chunks
 from .tensor_rows import (
     CHUNKS,
     NAMES,
@@ -31,20 +32,19 @@ from .tensor_rows import (
     SYSTEM,
     Meta,
     StoredChunks,
-    as_array,
-    box_of,
-    check_name,
+    base_number,
+    changed_rows,
     chunk_batches,
     chunk_rows,
-    fitting,
     forget,
     new_meta,
+    numbers_of,
     one_a_table,
     optimal_chunks,
+    parts_of,
     puts,
     successor,
     tombstones,
-    touched_chunks,
     write_of,
 )
 
@@ -228,7 +228,7 @@ class NamedTensor(Tensor):
                     columns = tuple(slice(i * c, i * c + h) for i, c, h in zip(index[1:], meta.chunks[1:], held[1:], strict=True))
                     chunk[lo - start : hi - start] = block[(slice(lo - first, hi - first), *columns)]
             parts.append((after.number(index), chunk))
-        gone = list(range(after.count, meta.count))
+        gone = sorted(set(numbers_of(meta)) - set(numbers_of(after)))
         self._tensors._write_chunks(after, parts, gone=gone, replace=True)
         self._move(after)
 
@@ -299,15 +299,23 @@ class Tensors:
         self.update({name: value})
 
     def update(self, arrays: Mapping[str, Any]) -> int:
-        """Assign many arrays in one commit, which is returned. Their bytes are written once, straight from the arrays."""
+        """Assign many arrays in one commit, which is returned. Their bytes are written once, straight from the arrays.
+
+        An array whose codec begins with ``xor`` keeps its grid and codec where shape and dtype stay: it is stored by what changed.
+        """
         plans: dict[str, tuple[Meta, Any]] = {}
+        changes: list[tuple[Meta, Parts]] = []
         for name, value in arrays.items():
             check_name(name)
             block = as_array(value, f"tensor {name!r}")
-            plans[name] = (new_meta(name, block.shape, dtype_name(block.dtype), None, None, 0, {}), block)
-        if not plans:
+            old = self._look(name)
+            if old is not None and (old.shape, old.dtype) == (block.shape, dtype_name(block.dtype)) and old.uses_base:
+                changes.append((old, parts_of(old, block)))
+            else:
+                plans[name] = (new_meta(name, block.shape, dtype_name(block.dtype), None, None, 0, {}), block)
+        if not arrays:
             raise InvalidArgumentError("update({}) has no tensors to write")
-        self._assign(plans)
+        self._assign(plans, changes)
         return self._version
 
     def create(
@@ -332,7 +340,7 @@ class Tensors:
         def prepare(head: Head) -> Writes:
             rows = NAMES_SCHEMA.keys([name])
             view = head(names)
-            return [tombstones(view, names, rows, NAMES_SCHEMA), *forget(head(chunks), chunks, meta.id, range(meta.count))]
+            return [tombstones(view, names, rows, NAMES_SCHEMA), *forget(head(chunks), chunks, meta.id, numbers_of(meta))]
 
         self._commit(prepare)
 
@@ -370,13 +378,14 @@ class Tensors:
 
         def prepare(head: Head) -> Writes:
             writes = [puts(head(names), names, NAMES_SCHEMA.batch([meta.row()]))]
-            return writes + (forget(head(chunks), chunks, old.id, range(old.count)) if fresh and old is not None else [])
+            return writes + (forget(head(chunks), chunks, old.id, numbers_of(old)) if fresh and old is not None else [])
 
         self._commit(prepare)
         return meta
 
-    def _assign(self, plans: dict[str, tuple[Meta, Any]]) -> Metas:
-        """New arrays under the names, each with an id of its own; the chunks of those before go in the same commit."""
+    def _assign(self, plans: dict[str, tuple[Meta, Any]], changes: Sequence[tuple[Meta, Parts]] = ()) -> Metas:
+        """New arrays under the names, each with an id of its own; the chunks of those before go in the same commit.
+        ``changes`` are new values of chunks of arrays that stay."""
         names, chunks = self._store.number(NAMES), self._store.number(CHUNKS)
         metas = [meta.with_(id=self._store.fresh_id()) for meta, _ in plans.values()]
         old = [self._look(name) for name in plans]
@@ -386,11 +395,14 @@ class Tensors:
             batches = (
                 pair for meta, (_, data) in zip(metas, plans.values(), strict=True) for pair in chunk_batches(view, meta, data)
             )
-            writes = [puts(head(names), names, NAMES_SCHEMA.batch([m.row() for m in metas]))]
+            writes = [puts(head(names), names, NAMES_SCHEMA.batch([m.row() for m in metas]))] if metas else []
             writes += write_of(chunks, batches, self._store.direct_bytes)
             for meta in old:
                 if meta is not None:
-                    writes += forget(view, chunks, meta.id, range(meta.count))
+                    writes += forget(view, chunks, meta.id, numbers_of(meta))
+            for meta, parts in changes:
+                (batch, keys), gone = changed_rows(view, meta, parts)
+                writes += [Write(chunks, batch, keys), *forget(view, chunks, meta.id, gone)]
             return one_a_table(writes)
 
         self._commit(prepare)
@@ -402,10 +414,17 @@ class Tensors:
         def prepare(head: Head) -> Writes:
             view = head(chunks)
             writes = [puts(head(names), names, NAMES_SCHEMA.batch([meta.row()]))] if replace else []
-            if parts:
+            dropped = list(gone)
+            if parts and replace:
+                # of another shape: what they were compared with is no base any more
                 batch, keys = chunk_rows(view, meta, parts)
+                dropped += [base_number(n) for n, _ in parts] if meta.uses_base else []
                 writes.append(Write(chunks, batch, keys))
-            return one_a_table(writes + forget(view, chunks, meta.id, gone))
+            elif parts:
+                (batch, keys), old = changed_rows(view, meta, parts)
+                dropped += old
+                writes.append(Write(chunks, batch, keys))
+            return one_a_table(writes + forget(view, chunks, meta.id, dropped))
 
         self._commit(prepare)
 

@@ -18,10 +18,11 @@ def test_conformance(name, check):
     check(lambda width: codecs.REGISTRY.create(name, itemsize=width))
 
 
-@given(st.sampled_from(["zstd", "shuffle+zstd(level=1)", "bitshuffle+lz4", "delta+shuffle+zstd", "narrow+zstd", "none"]), st.binary(max_size=3000), st.sampled_from([1, 2, 4, 8]))
+@given(st.sampled_from(["zstd", "shuffle+zstd(level=1)", "bitshuffle+lz4", "delta+shuffle+zstd", "narrow+zstd", "xor+shuffle+zstd", "auto", "none"]), st.binary(max_size=3000), st.sampled_from([1, 2, 4, 8]))
 def test_chains_give_back_the_bytes(spec, data, width):
     chain = codecs.create(spec, width)
     given_ = np.frombuffer(data, np.uint8)
+    chain = chain.against(np.roll(given_, 1))
     coded = chain.encode(given_)
     if coded is not None:
         assert len(coded) <= 0.95 * len(data)
@@ -61,3 +62,41 @@ def test_bad_specs_and_bad_bytes():
         chain.decode(coded[:-3], 10_000)
     with pytest.raises(lt.CorruptionError):
         chain.decode(coded, 9_000)  # a frame that claims more is not believed
+
+
+def test_xor_between_checkpoints_saves_what_the_issue_asks():
+    """Values that changed by 1e-3 of themselves: 40 % of float32 and 85 % of bfloat16 are saved."""
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=100_000).astype(np.float32)
+    new = (old * (1 + 1e-3 * rng.normal(size=old.size))).astype(np.float32)
+    saved = codecs.create("xor+shuffle+zstd", 4).against(old.view(np.uint8)).encode(new.view(np.uint8))
+    assert len(saved) < 0.6 * new.nbytes
+
+    def rounded(values):
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).view(np.uint8)
+
+    saved = codecs.create("xor+shuffle+zstd", 2).against(rounded(old)).encode(rounded(new))
+    assert len(saved) < 0.15 * 2 * new.size
+
+
+@pytest.mark.parametrize("make", [
+    lambda rng: np.arange(100_000, dtype=np.int64), lambda rng: rng.normal(size=50_000).astype(np.float16).astype(np.float32),
+    lambda rng: np.zeros(9999, np.float64), lambda rng: (np.cumsum(rng.integers(0, 9, 60_000)) + 10**9).astype(np.int64),
+])  # fmt: skip
+def test_auto_is_about_as_small_as_the_best_chain(make):
+    values = make(np.random.default_rng(0))
+    data = values.view(np.uint8)
+    auto = codecs.create("auto", values.itemsize)
+    coded = auto.encode(data)
+    best = min(len(c) for spec in ("shuffle+zstd", "narrow+shuffle+zstd", "delta+shuffle+zstd") if (c := codecs.create(spec, values.itemsize).encode(data)) is not None)
+    assert len(coded) <= best + 0.4 * len(data)  # what decoding costs counts too
+    np.testing.assert_array_equal(auto.decode(coded, len(data)), data)
+    with pytest.raises(lt.CorruptionError):
+        auto.decode(np.array([99, 1, 2], np.uint8), len(data))
+
+
+def test_xor_and_auto_have_their_places():
+    for bad, why in (("shuffle+xor+zstd", "first"), ("xor", "compressor"), ("xor+shuffle", "compressor"), ("shuffle+auto", "alone")):
+        with pytest.raises(lt.InvalidArgumentError, match=why):
+            codecs.create(bad, 4)

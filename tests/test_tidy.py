@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"convert"},
     {"schema"},
     {"chunked", "keys"},
+    {"tensor_args"},
     {"env"},
     {"kernels"},
     {"quant", "codecs"},

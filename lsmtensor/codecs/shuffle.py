@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import kernels
 from . import REGISTRY
 
 
@@ -17,11 +18,7 @@ class Shuffle:
         self._width = itemsize
 
     def encode(self, data: np.ndarray) -> np.ndarray:
-        whole = len(data) // self._width * self._width
-        planes = np.ascontiguousarray(data[:whole].reshape(-1, self._width).T).reshape(-1)
-        return np.concatenate([planes, data[whole:]]) if whole < len(data) else planes
+        return np.asarray(kernels.storage().shuffle(data, self._width))
 
     def decode(self, data: np.ndarray, limit: int) -> np.ndarray:
-        whole = len(data) // self._width * self._width
-        values = np.ascontiguousarray(data[:whole].reshape(self._width, -1).T).reshape(-1)
-        return np.concatenate([values, data[whole:]]) if whole < len(data) else values
+        return np.asarray(kernels.storage().unshuffle(data, self._width))

@@ -260,6 +260,37 @@ def crc32c_chunks(data: np.ndarray, chunk: int, file: int, offset: int) -> np.nd
     return np.array(sums, np.uint32)
 
 
+@kernel("storage", "exact")
+def shuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
+    """uint8 (n,): byte 0 of every element of ``itemsize`` bytes, then byte 1 of each, …; a rest that is no element as it is. On disk."""
+    n = len(data) // itemsize * itemsize
+    return np.concatenate([data[:n].reshape(-1, itemsize).T.reshape(-1), data[n:]])
+
+
+@kernel("storage", "exact")
+def unshuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
+    """uint8 (n,): what `shuffle` was given."""
+    n = len(data) // itemsize * itemsize
+    return np.concatenate([data[:n].reshape(itemsize, -1).T.reshape(-1), data[n:]])
+
+
+@kernel("storage", "exact")
+def bitshuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
+    """uint8 (n,): bit 0 of every element, eight elements a byte, the first lowest, then bit 1 of each, …; what is no group of
+    eight elements stays as it is. On disk: never change."""
+    n = len(data) // (8 * itemsize) * 8 * itemsize
+    bits = np.unpackbits(data[:n].reshape(-1, itemsize), axis=1, bitorder="little")
+    return np.concatenate([np.packbits(bits.T, axis=1, bitorder="little").reshape(-1), data[n:]])
+
+
+@kernel("storage", "exact")
+def unbitshuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
+    """uint8 (n,): what `bitshuffle` was given."""
+    n = len(data) // (8 * itemsize) * 8 * itemsize
+    bits = np.unpackbits(data[:n].reshape(8 * itemsize, -1), axis=1, bitorder="little")
+    return np.concatenate([np.packbits(bits.T, axis=1, bitorder="little").reshape(-1), data[n:]])
+
+
 # -- graph -----------------------------------------------------------------------------------------
 # The definitions stand in numpy_graph.py; they are long enough for a file.
 

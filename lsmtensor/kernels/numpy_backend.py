@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .contract import (
+    bitshuffle,
     block_bloom_add,
     block_bloom_test,
     bloom_add,
@@ -18,7 +19,10 @@ from .contract import (
     pairwise,
     search_bytes,
     search_int64,
+    shuffle,
     topk,
+    unbitshuffle,
+    unshuffle,
 )
 
 
@@ -27,6 +31,7 @@ def isa() -> str:
 
 
 __all__ = [
+    "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
     "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "topk",
 ]  # fmt: skip

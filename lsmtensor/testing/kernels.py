@@ -149,6 +149,13 @@ def _crc32c_chunks(rng: np.random.Generator) -> Iterator[Args]:
             yield rng.integers(0, 256, n + 1, dtype=np.uint8)[1:], chunk, 7, 4096
 
 
+def _shuffle(rng: np.random.Generator) -> Iterator[Args]:
+    for itemsize in (1, 2, 3, 4, 8, 16):
+        for n in (0, 1, 7, 8 * itemsize, 64 * itemsize + 5, 1000 * itemsize):
+            yield rng.integers(0, 256, n, np.uint8), itemsize
+            yield rng.integers(0, 256, n + 1, np.uint8)[1:], itemsize
+
+
 def _graph(rng: np.random.Generator, metric: int, n: int, d: int) -> list[Any]:
     # whole numbers: sums are exact, so that every backend must make the same graph
     points = np.round(rng.normal(size=(n, d)) * 4).astype(np.float32)
@@ -181,6 +188,7 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
+    "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
     "crc32c_chunks": _crc32c_chunks, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 
