@@ -12,8 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .dtypes import dtype_name, numpy_dtype
-from .errors import CorruptionError, InvalidArgumentError
+from .dtypes import DTYPES, dtype_name, numpy_dtype
+from .errors import CorruptionError, InvalidArgumentError, UnavailableError
+
+BITS_ONLY = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # numpy has no such types of its own
 
 
 @runtime_checkable
@@ -122,7 +124,8 @@ class Tensor:
 
     def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None) -> Any:
         """A capsule of `numpy()`. Read-only memory needs a consumer of DLPack 1.0; others give ``copy=True``."""
-        array = self.numpy().copy() if copy else self.numpy()
+        array = self.numpy().copy() if copy else self._exported().view()
+        array.flags.writeable = bool(copy)
         if copy is False and self.copied:
             raise BufferError("a chunked tensor is exported only by a copy; give copy=None")
         given = {"stream": stream, "max_version": max_version, "dl_device": dl_device}
@@ -130,6 +133,32 @@ class Tensor:
             return array.__dlpack__(**{n: v for n, v in given.items() if v is not None})
         except BufferError as why:
             raise BufferError(f"{why}; np.from_dlpack(…, copy=True) and copy=True elsewhere export a writable copy") from why
+
+    def _exported(self) -> np.ndarray:
+        """What others are shown: values of a file over a private map, so that a consumer who writes all the same hurts nothing."""
+        return self.numpy()
+
+    def to_torch(self, *, copy: bool | None = None) -> Any:
+        """A CPU tensor of PyTorch. O(1) where `contiguous`: it then shares a private map of the file; else, or with ``copy``, a copy."""
+        try:
+            import torch
+        except ImportError as why:
+            raise UnavailableError("to_torch() needs the package torch, which is not installed; numpy() and __dlpack__ need none") from why
+        array = self._exported()
+        if copy or not array.flags.writeable:  # PyTorch knows no read-only tensors
+            array = array.copy()
+        if self.dtype_name not in BITS_ONLY:
+            return torch.from_dlpack(array)
+        bits = np.dtype(DTYPES[self.dtype_name][0])
+        return torch.from_dlpack(array.view(bits)).view(getattr(torch, self.dtype_name))
+
+    def to_jax(self) -> Any:
+        """An array of JAX on its default device."""
+        try:
+            import jax.numpy
+        except ImportError as why:
+            raise UnavailableError("to_jax() needs the package jax, which is not installed; numpy() and __dlpack__ need none") from why
+        return jax.numpy.asarray(self.numpy())
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # kDLCPU

@@ -170,6 +170,14 @@ class StoredChunks:
             raise CorruptionError(f"chunks {first} to {stop} of tensor {meta.name!r} have {len(data)} bytes, which is not what its grid says")
         return data
 
+    def private(self) -> np.ndarray | None:
+        """All values, checked, over a copy-on-write map made for this call; None where not contiguous."""
+        data = self.span(0, self._meta.count)
+        if data is None or self._place is None or len(data) == 0:
+            return None
+        source, row = self._place
+        return source.private(row, data).view(numpy_dtype(self.dtype)).reshape(self.shape)
+
 
 # -- rows of the system tables --------------------------------------------------------------------
 

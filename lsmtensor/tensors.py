@@ -110,6 +110,10 @@ class NamedTensor(Tensor):
         assert data is not None
         return data.view(self.dtype).reshape(self.shape)
 
+    def _exported(self) -> np.ndarray:
+        array = self._chunks_of.private()
+        return self.numpy() if array is None else array
+
     def __getitem__(self, key: Any) -> Any:
         """numpy's indexing; only the chunks that a basic index touches are read and checked."""
         parts = key if isinstance(key, tuple) else (key,)

@@ -70,6 +70,10 @@ class ReadableFile(Protocol):
         """The whole file, read-only; lives as long as any view of it."""
         ...
 
+    def private(self, offset: int, length: int) -> memoryview:
+        """Bytes of the file as memory of the caller's own: what is written to it goes nowhere else."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -223,6 +223,15 @@ class LocalReadable:
                     self._map = memoryview(mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ))
         return self._map
 
+    def private(self, offset: int, length: int) -> memoryview:
+        """A copy-on-write map: no byte is copied before it is written to."""
+        if min(offset, length) < 0 or offset + length > self._size:
+            raise CorruptionError(f"{length} bytes are wanted, the file has {self._size}", self.path, offset)
+        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        with _said("mapping", self.path):
+            mapped = mmap.mmap(self._fd, offset - start + length, access=mmap.ACCESS_COPY, offset=start) if length else bytearray()
+        return memoryview(mapped)[offset - start :]
+
     def close(self) -> None:
         """Views of the map stay valid."""
         if self._fd >= 0:

@@ -109,6 +109,9 @@ class _Readable:
         self._env.before("read", self.path, len(self._data))
         return memoryview(self._data)
 
+    def private(self, offset: int, length: int) -> memoryview:
+        return memoryview(bytearray(self.pread(offset, length)))
+
     def close(self) -> None:
         self._data = b""
 

@@ -154,6 +154,10 @@ class RunSource:
         reader, i, begin, _ = self._batch_of(start)
         return reader.column(i, name, start - begin, stop - begin, check)
 
+    def private(self, row: int, view: np.ndarray) -> np.ndarray:
+        """The bytes of a view that `one_batch` gave of this row and those behind it, as memory of the caller's own."""
+        return self._batch_of(row)[0].private(view)
+
     def deleted(self, rows: np.ndarray) -> np.ndarray:
         """bool: the rows are deletes."""
         return self.take(rows, ["_op"]).column("_op").to_numpy() == 0

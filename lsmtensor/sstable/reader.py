@@ -169,6 +169,10 @@ class TableReader:
             good = self._good[first:last]
         self._whole = bool(self._good.all())
 
+    def private(self, view: np.ndarray) -> np.ndarray:
+        """uint8 (n,): the bytes of a view of the map, mapped again copy-on-write; writing to it changes nothing else."""
+        return np.frombuffer(self._file.private(view.ctypes.data - self._base, len(view)), np.uint8)
+
     def _checked(self, start: int, end: int) -> memoryview:
         self._check(start, end)
         return self._map[start:end]
