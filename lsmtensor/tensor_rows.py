@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from .tensor_args import fitting
 
 NAMES, CHUNKS = "_tensors", "_chunks"
 SLAB_BYTES = 1 << 20
+RECENT_BYTES = 16 << 20  # of chunks that a handle keeps as it read them
 JOIN_BYTES = 4 << 20  # small arrays share a batch of about so many bytes
 NAMES_SCHEMA = Schema(
     [
@@ -126,13 +129,32 @@ class StoredChunks:
         self._chain = codecs.create(meta.codec, meta.itemsize)
         self._place: tuple[RunSource, int] | None = None
         self._looked = False
+        self._recent: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
 
     def read(self, index: tuple[int, ...]) -> np.ndarray:
+        with self._lock:
+            known = self._recent.get(index)
+            if known is not None:
+                self._recent.move_to_end(index)
+                return known
         shape = self._meta.held(index)
         data = self._bytes(self._meta.number(index), math.prod(shape) * self._meta.itemsize)
         if data is None:
             return np.broadcast_to(np.frombuffer(self._meta.fill, numpy_dtype(self.dtype)).reshape(()), shape)
-        return data.view(numpy_dtype(self.dtype)).reshape(shape)
+        return self._keep(index, data.view(numpy_dtype(self.dtype)).reshape(shape))
+
+    def _keep(self, index: tuple[int, ...], chunk: np.ndarray) -> np.ndarray:
+        """Among the recently read: a version never changes. Chunks larger than the whole of it are not kept."""
+        chunk.flags.writeable = False
+        with self._lock:
+            if chunk.nbytes <= RECENT_BYTES and index not in self._recent:
+                self._recent[index] = chunk
+                self._held += chunk.nbytes
+                while self._held > RECENT_BYTES:
+                    self._held -= self._recent.popitem(last=False)[1].nbytes
+        return chunk
 
     def _bytes(self, number: int, size: int) -> np.ndarray | None:
         return None if self._view is None else stored_bytes(self._view, self._meta, self._chain, number, size)
@@ -197,9 +219,15 @@ def stored_bytes(view: View, meta: Meta, chain: codecs.Chain, number: int, size:
     owner, row = view.locate(_chunk_keys(view, meta.id, np.array([number])))
     if owner[0] < 0:
         return None
-    table = view.sources[int(owner[0])].take(row, ["coded", "data"])
-    data = _values(table.column("data").chunk(0), 0, 1)
-    if table.column("coded")[0].as_py():
+    source = view.sources[int(owner[0])]
+    if isinstance(source, RunSource):
+        # a view of the file's map, where a gather would copy
+        coded, array = (source.one_batch(int(row[0]), int(row[0]) + 1, name) for name in ("coded", "data"))
+    else:
+        table = source.take(row, ["coded", "data"])
+        coded, array = table.column("coded").chunk(0), table.column("data").chunk(0)
+    data = _values(array, 0, 1)
+    if coded[0].as_py():
         base = stored_bytes(view, meta, chain, base_number(number), size) if chain.uses_base and number >= 0 else None
         return chain.against(base).decode(data, size)
     if len(data) != size:

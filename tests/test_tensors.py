@@ -402,3 +402,22 @@ def test_frameworks_get_a_capsule(db, monkeypatch):
     np.testing.assert_array_equal(db.tensors["w"].to_torch(copy=True), w)
     t = db.tensors.create("b", (3,), "bfloat16")
     np.testing.assert_array_equal(t.to_torch(), np.zeros(3, np.uint16))
+
+
+def test_recently_read_chunks_are_kept_within_their_limit(tmp_path, monkeypatch):
+    from lsmtensor import tensor_rows
+
+    w = np.arange(64_000, dtype=np.float32).reshape(80, 800)
+    with lt.open(tmp_path / "db", config=BULK) as db:
+        for codec in ("none", "shuffle+zstd"):
+            monkeypatch.setattr(tensor_rows, "RECENT_BYTES", 3 * 10 * 100 * 4)
+            t = db.tensors.create("t", w.shape, "float32", chunks=(10, 100), codec=codec, data=w)
+            for _ in range(2):
+                np.testing.assert_array_equal(t[5:55, 50:750], w[5:55, 50:750])
+            source = t._source
+            assert len(source._recent) == 3 and source._held == sum(c.nbytes for c in source._recent.values())
+            assert source.read((0, 0)) is source.read((0, 0)) and not source.read((0, 0)).flags.writeable
+            t[0, 0] = -1.0
+            assert t[0, 0] == -1 and db.tensors["t"][0, 0] == -1
+            monkeypatch.setattr(tensor_rows, "RECENT_BYTES", 10)
+            assert db.tensors["t"][3, 3] == w[3, 3]

@@ -71,12 +71,12 @@ def load(name: str) -> ModuleType:
     """The module of a workload."""
     if name not in WORKLOADS:
         raise UnknownNameError(f"no workload named {name!r}; {near(name, WORKLOADS)}")
-    return importlib.import_module(f".{name}", __package__)
+    return importlib.import_module(f".{name.replace('-', '_')}", __package__)
 
 
 def run(workload: ModuleType, options: Options, say: Callable[[str], None] = print) -> Result:
     """All rounds of a workload. Raises `AssertionError` for a wrong result: no figure comes of it."""
-    name = workload.__name__.rsplit(".", 1)[-1]
+    name = workload.__name__.rsplit(".", 1)[-1].replace("_", "-")
     say(f"{name}: building inputs")
     state = workload.setup(options)
     try:

@@ -6,6 +6,7 @@ Each codec is one file here, found by its name. The name is in every stored chun
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -75,8 +76,14 @@ class Chain:
 
 
 def create(spec: str | Spec, itemsize: int = 1) -> Chain:
-    """The chain of a spec, such as ``"zstd"``, ``"shuffle+lz4"``. Raises `UnknownNameError` for a codec that is not there."""
-    return Chain(str(spec), itemsize)
+    """The chain of a spec, such as ``"zstd"``, ``"shuffle+lz4"``; shared between callers and threads. Raises `UnknownNameError`
+    for a codec that is not there."""
+    return _made(str(spec), itemsize)
+
+
+@lru_cache(256)
+def _made(spec: str, itemsize: int) -> Chain:
+    return Chain(spec, itemsize)
 
 
 def names() -> list[str]:
