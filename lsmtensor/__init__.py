@@ -29,7 +29,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import codecs, indexes, kernels
+    from . import codecs, indexes, kernels, quant
     from .config import RunConfig
     from .database import Database, open
     from .dtypes import json, ragged, sparse, tensor
@@ -64,7 +64,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    elif name in ("codecs", "indexes", "kernels"):
+    elif name in ("codecs", "indexes", "kernels", "quant"):
         value = importlib.import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -80,6 +80,6 @@ __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
     "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
-    "UnknownNameError", "VersionExpiredError", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "ragged", "register", "sparse",
+    "UnknownNameError", "VersionExpiredError", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "sparse",
     "tensor", "verify_proof",
 ]  # fmt: skip

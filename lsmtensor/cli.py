@@ -219,9 +219,22 @@ def codecs() -> None:
     """Codecs of chunks by name."""
     from . import codecs as there
 
-    for name in there.names():
-        first = (sys.modules[there.REGISTRY.get(name).__module__].__doc__ or "").strip().splitlines()[:1]
-        click.echo(f"{name:12} {first[0] if first else ''}")
+    _listed(there.REGISTRY)
+
+
+@main.command()
+def quantizers() -> None:
+    """Quantizers of vectors by name."""
+    from . import quant as there
+
+    _listed(there.REGISTRY)
+
+
+def _listed(registry: Any) -> None:
+    for name in registry.names():
+        made = registry.get(name)
+        text = (made.__doc__ or sys.modules[made.__module__].__doc__ or "").strip()
+        click.echo(f"{name:12} {text.splitlines()[0] if text else ''}")
 
 
 @main.command()

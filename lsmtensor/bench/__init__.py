@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-WORKLOADS = ("amplification", "ann", "ingest", "point", "tensor-io")
+WORKLOADS = ("amplification", "ann", "ingest", "point", "quant", "tensor-io")

@@ -291,6 +291,33 @@ def unbitshuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
     return np.concatenate([np.packbits(bits.T, axis=1, bitorder="little").reshape(-1), data[n:]])
 
 
+# -- training --------------------------------------------------------------------------------------
+
+
+def _guard_assign(x: np.ndarray, centroids: np.ndarray) -> tuple[Any, ...]:
+    _same_width(x, centroids)
+    if len(centroids) == 0:
+        raise InvalidArgumentError("no centroids to assign rows to; give at least one")
+    return _plain(x), _plain(centroids)
+
+
+@kernel("training", "rounding", _guard_assign)
+def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(nearest centroid int64 (n,), squared L2 distance float32 (n,)) of rows x (n, d), by |c|^2 - 2 x.c; ties to the lower.
+
+    centroids (k, d), k >= 1. For training and coding: distances near 0 carry the rounding of the norms. O(n k d).
+    """
+    norms = (centroids**2).sum(1)
+    ids, distances = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
+    for at in range(0, len(x), 1024):
+        block = x[at : at + 1024]
+        scores = norms - 2 * (block @ centroids.T)
+        best = scores.argmin(1)
+        ids[at : at + 1024] = best
+        distances[at : at + 1024] = np.maximum(scores[np.arange(len(block)), best] + (block**2).sum(1), 0)
+    return ids, distances
+
+
 # -- graph -----------------------------------------------------------------------------------------
 # The definitions stand in numpy_graph.py; they are long enough for a file.
 

@@ -13,8 +13,23 @@ from .cython import _graph as _g
 from .cython import _kernels as _c
 from .cython._checksum import crc32c_chunks
 from .cython._graph import graph_insert, graph_search
-from .cython._kernels import block_bloom_add, block_bloom_test, bloom_add, bloom_test, gathered, hash64_bytes, hash64_int64, pairwise, search_bytes, search_int64
+    "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
 from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
+=======
+from .cython._kernels import (
+    assign,
+    block_bloom_add,
+    block_bloom_test,
+    bloom_add,
+    bloom_test,
+    gathered,
+    hash64_bytes,
+    hash64_int64,
+    pairwise,
+    search_bytes,
+    search_int64,
+)
+>>>>>>> 60976cf (lt.quant: ten quantizers, a conformance suite, k-means by a kernel whose lanes run over centroids)
 
 if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g)]):
     raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {_c.runnable()}")
@@ -39,6 +54,7 @@ def topk(
 
 
 __all__ = [
+<<<<<<< HEAD
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
     "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "topk",

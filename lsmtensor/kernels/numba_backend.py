@@ -175,4 +175,30 @@ def topk(
     return ids, distances
 
 
-__all__ = ["gathered", "graph_insert", "graph_search", "isa", "pairwise", "topk"]
+@_sum
+def _assign(x, turned, norms, ids, distances):  # type: ignore[no-untyped-def]
+    """``turned`` (d, k): the loop over centroids is the inner one, so that no sum is split."""
+    scores = np.empty(norms.shape[0], np.float32)
+    for i in range(x.shape[0]):
+        scores[:] = norms
+        square = np.float32(0)
+        for j in range(x.shape[1]):
+            value = x[i, j]
+            square += value * value
+            twice = np.float32(-2) * value
+            for c in range(norms.shape[0]):
+                scores[c] += twice * turned[j, c]
+        best = 0
+        for c in range(1, norms.shape[0]):
+            if scores[c] < scores[best]:
+                best = c
+        ids[i], distances[i] = best, max(scores[best] + square, np.float32(0))
+
+
+def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ids, distances = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
+    _assign(x, np.ascontiguousarray(centroids.T), (centroids**2).sum(1), ids, distances)
+    return ids, distances
+
+
+__all__ = ["assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "topk"]

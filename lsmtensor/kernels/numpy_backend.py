@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .contract import (
+    assign,
     bitshuffle,
     block_bloom_add,
     block_bloom_test,
@@ -32,6 +33,6 @@ def isa() -> str:
 
 __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
-    "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
+    "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "topk",
 ]  # fmt: skip

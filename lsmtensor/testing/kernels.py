@@ -93,6 +93,27 @@ def _topk(rng: np.random.Generator) -> Iterator[Args]:
     yield far[:9] + 1, far, 5, L2, None
 
 
+def _assign(rng: np.random.Generator) -> Iterator[Args]:
+    for _, n, d in SHAPES:
+        for k in (1, 3, 64, 100):
+            yield _rows(rng, n, d, L2), rng.normal(size=(k, d)).astype(np.float32)
+    yield np.empty((0, 4), np.float32), rng.normal(size=(3, 4)).astype(np.float32)
+    for view in _views(_rows(rng, 9, 20, L2)):
+        yield view, view
+
+
+def check_assign(got: tuple[np.ndarray, np.ndarray], x: np.ndarray, centroids: np.ndarray) -> None:
+    ids, distances = got
+    assert ids.shape == distances.shape == (len(x),) and ids.dtype == np.int64 and distances.dtype == np.float32
+    want = distances64(x, centroids, L2)
+    size = max(float(np.abs(x).max(initial=0)), float(np.abs(centroids).max(initial=0)))
+    slack = 4e-6 * max(x.shape[1], 1) * size * size
+    if len(x):
+        assert ids.min() >= 0 and ids.max() < len(centroids)
+        np.testing.assert_allclose(want[np.arange(len(x)), ids], want.min(1), rtol=1e-5, atol=slack)
+        np.testing.assert_allclose(distances, want.min(1), rtol=1e-5, atol=slack)
+
+
 def _sorted_keys(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.sort(rng.integers(-(2**62), 2**62, n))
 
@@ -185,7 +206,7 @@ def _graph_search(rng: np.random.Generator) -> Iterator[Args]:
 
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
-    "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
+    "assign": _assign, "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
@@ -258,7 +279,7 @@ def check_topk(
         assert (near[1:n][same] > near[: n - 1][same]).all(), "ties go to the lower id"
 
 
-CHECKS: dict[str, Callable[..., None]] = {"pairwise": check_pairwise, "gathered": check_gathered, "topk": check_topk}
+CHECKS: dict[str, Callable[..., None]] = {"assign": check_assign, "pairwise": check_pairwise, "gathered": check_gathered, "topk": check_topk}
 
 
 def check_signature(name: str, kernels: Kernels) -> None:

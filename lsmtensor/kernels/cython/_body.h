@@ -206,6 +206,57 @@ static void ISA(all_pairs)(const float *queries, int64_t nq, const float *points
     }
 }
 #undef QUERIES
+/* The nearest of k centroids for n rows. ``turned`` is (d, kp), the centroids as columns, kp a multiple of the block, those
+   beyond k with norms of infinity: lanes run over centroids, so no sum is split and a block of rows shares every load. */
+#if LANES == 16
+#define ROWS 4
+#define COLUMNS 4
+#else
+#define ROWS 2
+#define COLUMNS 2
+#endif
+static void ISA(assign)(const float *x, int64_t n, int64_t d, const float *turned, int64_t kp, const float *norms, int64_t *ids, float *far)
+{
+    for (int64_t i = 0; i < n; i += ROWS) {
+        const float *row[ROWS];
+        float best[ROWS];
+        int64_t at[ROWS];
+        for (int64_t r = 0; r < ROWS; r++) row[r] = x + (i + r < n ? i + r : i) * d, best[r] = INFINITY, at[r] = 0;
+        for (int64_t c = 0; c < kp; c += COLUMNS * LANES) {
+            VEC sum[ROWS][COLUMNS];
+            for (int r = 0; r < ROWS; r++)
+                for (int b = 0; b < COLUMNS; b++) sum[r][b] = (VEC){0};
+            for (int64_t j = 0; j < d; j++) {
+                VEC w[COLUMNS];
+                for (int b = 0; b < COLUMNS; b++) w[b] = *(const VEC *)(turned + j * kp + c + b * LANES);
+#pragma GCC unroll 4
+                for (int r = 0; r < ROWS; r++) {
+                    float value = row[r][j];
+                    for (int b = 0; b < COLUMNS; b++) sum[r][b] += w[b] * value;
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int b = 0; b < COLUMNS; b++) {
+                    const float *norm = norms + c + b * LANES;
+                    VEC score = *(const VEC *)norm - 2 * sum[r][b];
+                    IVEC nearer = score < best[r];
+                    int any = 0;
+                    for (int l = 0; l < LANES; l++) any |= nearer[l];
+                    if (!any) continue;
+                    for (int l = 0; l < LANES; l++)
+                        if (score[l] < best[r]) best[r] = score[l], at[r] = c + b * LANES + l;
+                }
+        }
+        for (int64_t r = 0; r < ROWS && i + r < n; r++) {
+            float left = best[r] + ISA(square_of)(row[r], d);
+            ids[i + r] = at[r];
+            far[i + r] = left > 0 ? left : 0;
+        }
+    }
+}
+#undef ROWS
+#undef COLUMNS
+
 #undef VEC
 #undef IVEC
 #undef STEP_SQUARE

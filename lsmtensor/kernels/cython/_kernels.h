@@ -62,13 +62,14 @@ typedef struct {
                           const float *, float *, nearest_list *);
     void (*all_pairs)(const float *, int64_t, const float *, int64_t, int64_t, int, float *, const float *, float *);
     float (*square_of)(const float *, int64_t);
+    void (*assign)(const float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t *, float *);
 } table_t;
 
 static const table_t tables[] = {
-    {"baseline", one_to_many_base, nearest_base, nearest_block_base, all_pairs_base, square_of_base},
+    {"baseline", one_to_many_base, nearest_base, nearest_block_base, all_pairs_base, square_of_base, assign_base},
 #ifdef HAS_X86
-    {"avx2", one_to_many_avx2, nearest_avx2, nearest_block_avx2, all_pairs_avx2, square_of_avx2},
-    {"avx512", one_to_many_avx512, nearest_avx512, nearest_block_avx512, all_pairs_avx512, square_of_avx512},
+    {"avx2", one_to_many_avx2, nearest_avx2, nearest_block_avx2, all_pairs_avx2, square_of_avx2, assign_avx2},
+    {"avx512", one_to_many_avx512, nearest_avx512, nearest_block_avx512, all_pairs_avx512, square_of_avx512, assign_avx512},
 #endif
 };
 

@@ -15,6 +15,7 @@ cdef extern from "_kernels.h" nogil:
         void (*nearest_block)(const float *, int64_t, const float *, int64_t, int64_t, int, const uint8_t *, int64_t, int64_t *, float *, const float *, float *, nearest_list *) noexcept nogil
         void (*all_pairs)(const float *, int64_t, const float *, int64_t, int64_t, int, float *, const float *, float *) noexcept nogil
         float (*square_of)(const float *, int64_t) noexcept nogil
+        void (*assign)(const float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t *, float *) noexcept nogil
     const table_t *chosen
     int choose_isa(const char *)
     int can_run(const char *)
@@ -98,6 +99,23 @@ def topk(const float[:, ::1] queries, const float[:, ::1] points, int64_t k, int
     with nogil:
         chosen.nearest_block(&queries[0, 0], q, &points[0, 0], n, d, metric, m, k, &o[0, 0], &s[0, 0], &squares[0], &squares[q],
                              <nearest_list *>&lists[0])
+
+
+def assign(const float[:, ::1] x, const float[:, ::1] centroids):
+    cdef int64_t n = x.shape[0], d = x.shape[1], k = centroids.shape[0]
+    cdef int64_t kp = (k + 63) // 64 * 64  # a multiple of every set's block
+    columns, squares = np.zeros((d, kp), np.float32), np.full(kp, np.inf, np.float32)
+    columns[:, :k] = np.asarray(centroids).T
+    squares[:k] = (np.asarray(centroids) ** 2).sum(1)
+    ids, distances = np.zeros(n, np.int64), np.zeros(n, np.float32)
+    cdef const float[:, ::1] turned = columns
+    cdef const float[::1] norms = squares
+    cdef int64_t[::1] o = ids
+    cdef float[::1] s = distances
+    if n and d:
+        with nogil:
+            chosen.assign(&x[0, 0], n, d, &turned[0, 0], kp, &norms[0], &o[0], &s[0])
+    return ids, distances
 
 
 def search_int64(const int64_t[::1] values, const int64_t[::1] wanted):

@@ -1,0 +1,46 @@
+"""Half-precision floats: ``fp16`` (11 bits of precision, to 65,504) and ``bf16`` (8 bits, the range of float32)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import REGISTRY
+from .base import Quantizer
+
+
+@REGISTRY.register("fp16")
+class Fp16(Quantizer):
+    """IEEE half precision; values past its range take its ends. Relative error at most 2**-11."""
+
+    name, trains = "fp16", False
+
+    @property
+    def code_bytes(self) -> int:
+        return 2 * self.dim
+
+    def _encode(self, x: np.ndarray) -> np.ndarray:
+        return np.clip(x, -65504, 65504).astype("<f2").view(np.uint8)
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        return codes.view("<f2").astype(np.float32)
+
+
+@REGISTRY.register("bf16")
+class Bf16(Quantizer):
+    """The high half of float32, rounded to even. Relative error at most 2**-8."""
+
+    name, trains = "bf16", False
+
+    @property
+    def code_bytes(self) -> int:
+        return 2 * self.dim
+
+    def _encode(self, x: np.ndarray) -> np.ndarray:
+        bits = x.view(np.uint32).astype(np.uint64)
+        rounded = (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)
+        # the largest finite values would round to infinity
+        finite = np.where((rounded & np.uint64(0x7F80)) == 0x7F80, (bits >> np.uint64(31) << np.uint64(15)) | np.uint64(0x7F7F), rounded)
+        return finite.astype("<u2").view(np.uint8)
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        return (codes.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
