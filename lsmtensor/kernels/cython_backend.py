@@ -13,9 +13,6 @@ from .cython import _graph as _g
 from .cython import _kernels as _c
 from .cython._checksum import crc32c_chunks
 from .cython._graph import graph_insert, graph_search
-    "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
-from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
-=======
 from .cython._kernels import (
     assign,
     block_bloom_add,
@@ -29,7 +26,7 @@ from .cython._kernels import (
     search_bytes,
     search_int64,
 )
->>>>>>> 60976cf (lt.quant: ten quantizers, a conformance suite, k-means by a kernel whose lanes run over centroids)
+from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
 
 if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g)]):
     raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {_c.runnable()}")
@@ -54,8 +51,7 @@ def topk(
 
 
 __all__ = [
-<<<<<<< HEAD
-    "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
-    "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
-    "pairwise", "search_bytes", "search_int64", "topk",
+    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert",
+    "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "search_bytes", "search_int64", "shuffle", "topk",
+    "unbitshuffle", "unshuffle",
 ]  # fmt: skip
