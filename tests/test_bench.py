@@ -182,3 +182,21 @@ def test_words():
     assert words.size(1234567) == "1.2 MB" and words.size(12) == "12 B"
     assert words.duration(2e-5) == "20 us" and words.duration(0.0123) == "12.3 ms" and words.duration(2.5) == "2.5 s"
     assert words.number(12345.6) == "12,346" and words.number(0.1234) == "0.123"
+
+
+def test_bench_kernels_compares_right_answers_only(monkeypatch):
+    workload = runner.load("kernels")
+    state = workload.setup(runner.Options(quick=True, kernels=("numba", "numpy"), peers=()))
+    try:
+        assert "block, numba" in workload.cases(state) and "read" in workload.cases(state)
+        assert {r.ours for r in workload.ratios(state)} >= {"scan, numba", "cached, numba", "block, numba"}
+        for case in ("read", "scan, numba", "cached, numpy", "block, numba"):
+            measures = workload.run(state, case)
+            workload.check(state, case, measures)
+            assert all(v > 0 for m, v in measures.items() if m != "wrong")
+        right = state.searchers["numba"]
+        monkeypatch.setitem(state.searchers, "numba", lambda queries, points: right(queries, points) * np.float32(1.01))
+        with pytest.raises(AssertionError, match="scan, numba"):
+            workload.check(state, "scan, numba", workload.run(state, "scan, numba"))
+    finally:
+        workload.teardown(state)
