@@ -24,7 +24,8 @@ K = 10
 QUERIES = 400
 SAMPLE_SECONDS = 0.5
 DEFAULT_INDEXES = ("flat", "hnsw(m=16, ef_construction=200)")
-BEAMS = {"hnsw": (10, 20, 40, 80, 160)}
+BEAMS = {"hnsw": (10, 20, 40, 80, 160), "ivfflat": (4, 8, 16, 32, 64)}
+EFFORT = {"hnsw": "ef", "ivfflat": "nprobe"}
 PEERS = ("hnswlib", "faiss")
 Search = Callable[[np.ndarray], np.ndarray]
 
@@ -77,8 +78,9 @@ def _add_index(state: State, text: str, points: np.ndarray, options: Options) ->
         index.search(state.queries[0], k=K)
         first_call = time.perf_counter() - begin
         for ef in _beams(spec.name, options):
-            params = {} if ef is None else {"ef": ef}
-            name = f"{spec} {kernel}" + ("" if ef is None else f" ef={ef}")
+            effort = EFFORT.get(spec.name, "ef")
+            params = {} if ef is None else {effort: ef}
+            name = f"{spec} {kernel}" + ("" if ef is None else f" {effort}={ef}")
             state.searches[name] = _ours(index, params)
             state.cases[name] = {
                 "who": "lsmtensor", "index": str(spec), "kernel": kernel, "isa": backend.isa, "params": params,
