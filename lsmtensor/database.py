@@ -25,7 +25,7 @@ from .errors import (
     UnknownNameError,
     VersionExpiredError,
 )
-from .lsm import past, readers, retention
+from .lsm import past, readers, retention, space
 from .lsm.branch import make_branch
 from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
@@ -231,6 +231,19 @@ class Database(Container):
                     if table.num_rows:
                         found[name] = table
         return found
+
+    def space_report(self) -> dict[str, Any]:
+        """Where the bytes are. ``tables`` (Arrow): table, what, rows, bytes, with what ``live`` (seen now), ``history`` (kept for the
+        retention, tags and snapshots), ``deletes``, ``garbage`` (the next merge drops it), ``indexes``, ``memtable``. Beside it
+        the sums, the logs, and ``stray_files`` that nothing refers to. Bytes of a file are dealt to its rows alike. O(rows).
+        """
+        return space.report(self._tree)
+
+    def collect_garbage(self, *, dry_run: bool = False) -> list[str]:
+        """Remove files that nothing refers to, as crashes leave them; with ``dry_run`` only name them. Every open does so too."""
+        if not dry_run:
+            self._tree.check_writable()
+        return space.collect(self._tree, dry_run)
 
     def pins(self) -> list[dict[str, Any]]:
         """What keeps old versions readable: tags, open snapshots and transactions here, readers in other processes."""

@@ -212,3 +212,42 @@ def test_a_fifo_table_forgets():
         clock.now += 30_000_000_000
         db.flush()
         assert content(table) == {3: 0} and content(snap["t"]) == {1: 0, 2: 0, 3: 0}
+
+
+def test_space_is_accounted_for():
+    config = lt.RunConfig(background=False).with_set("compaction.policy=none")
+    with lt.open("db", env=MemoryEnv(), config=config) as db:
+        kept, gone = db.create_table("kept", SCHEMA), db.create_table("gone", SCHEMA, history="none")
+        for table in (kept, gone):
+            table.insert({"k": np.arange(100), "v": np.arange(100)})
+            db.flush()
+            table.upsert({"k": np.arange(40), "v": np.zeros(40, int)})
+            table.delete(np.arange(90, 100))
+            db.flush()
+        report = db.space_report()
+        rows = {(r["table"], r["what"]): r["rows"] for r in report["tables"].to_pylist()}
+        assert [rows["kept", w] for w in ("live", "history", "deletes", "garbage")] == [90, 50, 10, 0]
+        assert [rows["gone", w] for w in ("live", "history", "deletes", "garbage")] == [90, 0, 10, 50]
+        assert report["garbage_bytes"] > 0 and report["live_bytes"] > report["history_bytes"] > 0 and report["stray_files"] == []
+        with db.snapshot():
+            gone.delete(np.arange(90))
+            db.flush()
+            held = {(r["table"], r["what"]): r["rows"] for r in db.space_report()["tables"].to_pylist()}
+            assert held["gone", "history"] == 90  # the snapshot still sees them
+        db.compact()
+        after = {(r["table"], r["what"]): r["rows"] for r in db.space_report()["tables"].to_pylist()}
+        assert [after["gone", w] for w in ("live", "history", "deletes", "garbage")] == [0, 0, 0, 0] and after["kept", "live"] == 90
+
+
+def test_stray_files_are_found_and_removed(tmp_path):
+    with lt.open(tmp_path / "db", config=lt.RunConfig(background=False)) as db:
+        table = db.create_table("t", SCHEMA)
+        table.insert({"k": [1], "v": [1]})
+        db.flush()
+        stray = tmp_path / "db" / "sst" / "000999.arrow"
+        stray.write_bytes(b"half a file")
+        assert db.space_report()["stray_bytes"] == 11
+        assert [p.endswith("000999.arrow") for p in db.collect_garbage(dry_run=True)] == [True] and stray.exists()
+        assert len(db.collect_garbage()) == 1 and not stray.exists() and db.collect_garbage() == []
+        assert content(table) == {1: 1}
+        db.verify()

@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,8 @@ class Tree:
         self._manifest_lock = threading.RLock()
         self._publish = threading.Condition()
         self._files: dict[int, TableFile] = {}
+        # also those that only old views hold
+        self.held_files: weakref.WeakValueDictionary[int, TableFile] = weakref.WeakValueDictionary()
         self._wal: WalWriter | None = None
         self._wal_last: dict[int, int] = {}
         self._next_file = manifest.layout.next_file
@@ -272,7 +274,7 @@ class Tree:
     def _file(self, ref: FileRef) -> TableFile:
         file = self._files.get(ref.number)
         if file is None:
-            file = self._files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref)
+            file = self._files[ref.number] = self.held_files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref)
         elif file.ref is not ref:
             file.ref = ref
         return file
@@ -439,8 +441,9 @@ class Tree:
         self.work()
 
     @contextmanager
-    def maintaining(self) -> Iterator[None]:
-        with self._maintenance:
+    def maintaining(self, alone: bool = False) -> Iterator[None]:
+        """No flush or merge but ours meanwhile; ``alone`` keeps commits out too."""
+        with self._writer if alone else nullcontext(), self._maintenance:
             yield
 
     def retire_logs(self) -> None:
