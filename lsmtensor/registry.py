@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .errors import DuplicateKeyError, InvalidArgumentError, UnavailableError, UnknownNameError
@@ -222,17 +223,23 @@ class Registry:
             return what
         spec = Spec.of(what)
         factory = self.get(spec.name)
-        parameters = inspect.signature(factory).parameters
-        known = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self"]
+        known = _parameters(factory)
         for name in spec.params:
             if name not in known:
                 raise UnknownNameError(f"{self.kind} {spec.name!r} has no parameter {name!r}; {near(name, set(known) - set(extra))}")
         return factory(**{**spec.params, **{k: v for k, v in extra.items() if k not in spec.params}})
 
 
+@lru_cache(256)
+def _parameters(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """The names that a factory takes; kept, for looking at a signature costs more than making most things."""
+    parameters = inspect.signature(factory).parameters
+    return tuple(n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self")
+
+
 def register(kind: str, name: str, factory: Callable[..., Any]) -> None:
-    """Add a plug-in of the caller's own: ``kind`` is ``index``, ``codec``, ``memtable`` or ``compaction``."""
-    homes = {"index": "indexes", "codec": "codecs", "memtable": "memtable", "compaction": "lsm.compaction"}
+    """Add a plug-in of the caller's own: ``kind`` is ``index``, ``codec``, ``quantizer``, ``memtable`` or ``compaction``."""
+    homes = {"index": "indexes", "codec": "codecs", "quantizer": "quant", "memtable": "memtable", "compaction": "lsm.compaction"}
     if kind not in homes:
         raise UnknownNameError(f"no kind of plug-in named {kind!r}; {near(kind, homes)}")
     importlib.import_module(f"{__package__}.{homes[kind]}").REGISTRY.register(name, factory)

@@ -81,6 +81,7 @@ class Transaction:
         self.version, self.serializable, self.closed = version, serializable, False
         self._tree, self._state = tree, state
         self._own: dict[int, MemSource] = {}
+        self._pending: dict[int, list[Write]] = {}
         self._reads: dict[int, _Reads] = {}
         tree.pin(self)
 
@@ -129,21 +130,28 @@ class Transaction:
 
     def view(self, table_id: int) -> View:
         self._check()
-        table, own = self._state.tables[table_id], self._own.get(table_id)
-        return View(table, self.version) if own is None or own.rows == 0 else OverlayView(table, self.version, own)
+        table, own = self._state.tables[table_id], self._written(table_id)
+        return View(table, self.version) if own is None else OverlayView(table, self.version, own)
 
     def buffer(self, writes: Sequence[Write]) -> int:
         """Keep writes for the commit; answers the snapshot's version, for there is no other yet."""
         for write in writes:
-            if write.batch.num_rows == 0:
-                continue
-            table = self._state.tables[write.table]
-            own = self._own.get(write.table)
-            if own is None:
-                kind = self._tree.config.memtable.kind
-                own = self._own[write.table] = MemSource(memtables.create(kind, table.codec.kind, table.physical))
-            own.memtable.add(commits.with_seq(_copied(write.batch), self.version), _copied_array(write.keys), self.version)
+            if write.batch.num_rows:
+                copy = Write(write.table, _copied(write.batch), _copied_array(write.keys))
+                self._pending.setdefault(write.table, []).append(copy)
         return self.version
+
+    def _written(self, table_id: int) -> MemSource | None:
+        """The transaction's rows of a table, once somebody looks: one write alone needs no memtable."""
+        pending = self._pending.pop(table_id, [])
+        own = self._own.get(table_id)
+        if pending and own is None:
+            table = self._state.tables[table_id]
+            own = self._own[table_id] = MemSource(memtables.create(self._tree.config.memtable.kind, table.codec.kind, table.physical))
+        for write in pending:
+            assert own is not None
+            own.memtable.add(commits.with_seq(write.batch, self.version), write.keys, self.version)
+        return own
 
     def read(self, table_id: int, keys: pa.Array | None, start: Key | None, stop: Key | None) -> None:
         """Note what was read, where it matters."""
@@ -161,7 +169,7 @@ class Transaction:
         """Commit; answers the version, or with ``wait=False`` a future of it that is done when the commit is durable and visible."""
         self._check()
         self.closed = True
-        if not self._own:
+        if not self._own and not self._pending:
             return self._answer(self.version, wait)
         return self._tree.commit(self._prepare) if wait else self._tree.commit_later(self._prepare)
 
@@ -177,10 +185,18 @@ class Transaction:
         """Throw the writes away. Ending twice is harmless."""
         self.closed = True
         self._own.clear()
+        self._pending.clear()
 
     def _prepare(self, head: Head) -> list[Write]:
         writes = []
-        for table_id, own in self._own.items():
+        for table_id in sorted({*self._own, *self._pending}):
+            pending = self._pending.get(table_id, [])
+            if len(pending) == 1 and table_id not in self._own:
+                self._refuse_newer(head(table_id), pending[0].keys, "written")
+                writes += pending
+                continue
+            own = self._written(table_id)
+            assert own is not None
             table, keys = own.memtable.sorted_run()
             self._refuse_newer(head(table_id), keys, "written")
             whole = table.combine_chunks().to_batches()[0]
@@ -238,7 +254,7 @@ class Transaction:
             self.rollback()
 
     def __repr__(self) -> str:
-        rows = sum(own.rows for own in self._own.values())
+        rows = sum(own.rows for own in self._own.values()) + sum(w.batch.num_rows for ws in self._pending.values() for w in ws)
         return f"<lsmtensor.Transaction at version {self.version}, {rows:,} rows written{', ended' if self.closed else ''}>"
 
 
