@@ -20,12 +20,14 @@ class OptionalBuild(build_ext):
 
 
 def extensions() -> list[Extension]:
+    import numpy
     from Cython.Build import cythonize
 
     sources = sorted(glob.glob("lsmtensor/kernels/cython/*.pyx") + glob.glob("lsmtensor/*/_rows.pyx"))
     made = [
         Extension(
-            source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h"),
+            source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h"), include_dirs=[numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
         )
         for source in sources

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An empty array that begins with a cache line: rows of whole lines then share none with their neighbours."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 class Rows:
@@ -28,7 +38,7 @@ class Rows:
         n = self._n + len(rows)
         if not self._mine or n > len(self._room):
             # exact at first (one load is the common case), then by half
-            room = np.empty((n if self._n == 0 else n + n // 2, *self._room.shape[1:]), self._room.dtype)
+            room = aligned((n if self._n == 0 else n + n // 2, *self._room.shape[1:]), self._room.dtype)
             room[: self._n] = self.array
             self._room, self._mine = room, True
         self._room[self._n : n] = rows

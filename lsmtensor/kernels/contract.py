@@ -354,3 +354,96 @@ def graph_search(
     from . import numpy_graph
 
     return numpy_graph.search(queries, points, scale, metric, links, upper, upper_at, state, k, ef, mask)
+
+
+@kernel("graph", "exact")
+def code_link(
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, have: int, ef: int, degree: int, alpha: int,
+) -> np.ndarray:  # fmt: skip
+    """uint32 (stop - start, degree): links for rows [start, stop) from a walk among the first ``have``, ended by 0xFFFFFFFF.
+
+    codes uint8 (n, lines * 64), values around 128; sums int32 (n, 2), of squares and of values around 128; links uint32 (n, width),
+    which is only read. The ``ef`` nearest of a walk and the links that a row has are its candidates; nearest first, each is kept
+    that no kept one comes between: alpha d(kept, it) > 256 d(row, it), without alpha for inner products. Ties go to the lower row.
+    """
+    from . import numpy_codes
+
+    return numpy_codes.link(codes, sums, metric, links, start, stop, have, ef, degree, alpha)
+
+
+@kernel("graph", "exact")
+def code_reverse(
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, start: int, alpha: int, part: int, parts: int,
+) -> None:  # fmt: skip
+    """Give rows from ``start`` on the links that `code_link` found, and each of these the link back.
+
+    Only rows whose number leaves ``part`` modulo ``parts`` are changed: the parts together are the whole, whatever runs beside what.
+    A row of links (n, width) that overflows is chosen anew, up to the width of ``out``, as in `code_link`.
+    """
+    from . import numpy_codes
+
+    numpy_codes.reverse(codes, sums, metric, links, out, start, alpha, part, parts)
+
+
+@kernel("graph", "exact")
+def code_shrink(
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, degree: int, alpha: int
+) -> np.ndarray:
+    """uint32 (stop - start, degree): rows [start, stop) of links (m, width), chosen anew where there are more than ``degree``; links
+    to rows beyond the codes are dropped."""
+    from . import numpy_codes
+
+    return numpy_codes.shrink(codes, sums, metric, links, start, stop, degree, alpha)
+
+
+@kernel("graph", "exact")
+def code_net(
+    points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
+    factors: np.ndarray, bits: int, links: np.ndarray,
+) -> Any:  # fmt: skip
+    """Rows and their codes in a backend's own form, checked once, for `code_search`, `code_one` and `code_scan`.
+
+    points float32 (n, d); scale float32 (n,), inverse norms (cosine); mean float32 (d,). codes uint8 (n, lines * 64): of ``bits`` 8, values
+    c - 128, or 4, values 2 c - 15, where bytes of a line hold values i and i + 64. A query (l2: less the mean), scaled to 127 by its
+    largest value and rounded, is v; a row is estimated at square - factor f (v . values), f undoing the query's scale: squares
+    float32 (n,) for l2, else (0,); factors float32 (n,) of 4-bit rows, else (0,) and ``step`` for all. l1 and hamming compare 8-bit codes
+    with those of the query. links uint32 (n, width), or (0, 0).
+    """
+    from . import numpy_codes
+
+    return numpy_codes.Net(points, scale, metric, mean, step, codes, squares, factors, bits, links)
+
+
+def _guard_code_search(net: Any, queries: np.ndarray, *rest: Any) -> tuple[Any, ...]:
+    return net, _plain(queries), *rest
+
+
+@kernel("graph", "rounding", _guard_code_search)
+def code_search(
+    net: Any, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int64 (q, k), distances float32 (q, k)): the k nearest that a walk over codes finds, then -1 and inf.
+
+    The walk keeps the ``ef`` nearest estimates, by (estimate, row), and expands two at a time; the first ``depth`` at most are looked at
+    in full, k <= depth <= ef, fewer once three standard deviations of the error seen would not bring another in. With a mask, uint8 (n,), it crosses every row, keeps the ``ef`` nearest allowed, and ends when nothing nearer is unexpanded, within a beam
+    of 32 ef.
+    """
+    return net.search(queries, k, ef, depth, mask)  # type: ignore[no-any-return]
+
+
+@kernel("graph", "rounding")
+def code_one(net: Any, query: np.ndarray, k: int, ef: int, depth: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(ids (k,), distances (k,)) of one query (d,), the same as `code_search`; None unless it is a contiguous finite float32 row
+    and k are found: the caller then takes the long way, with its checks."""
+    if type(query) is not np.ndarray or query.dtype != np.float32 or query.ndim != 1 or not query.flags.carray or not np.isfinite(query).all():
+        return None
+    if len(query) != net.d or not 1 <= k <= depth <= ef:
+        return None
+    ids, far = net.search(query[None, :], k, ef, depth, None)
+    return None if (ids < 0).any() else (ids[0], far[0])
+
+
+@kernel("quantized", "rounding", _guard_code_search)
+def code_scan(net: Any, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same over every row whose mask is not 0: ``depth`` by estimate, of these the k nearest. O(q n d / 64) and depth full distances."""
+    return net.scan(queries, k, depth, mask)  # type: ignore[no-any-return]

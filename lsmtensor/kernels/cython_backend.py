@@ -9,9 +9,11 @@ import os
 
 import numpy as np
 
+from .cython import _codes as _q
 from .cython import _graph as _g
 from .cython import _kernels as _c
 from .cython._checksum import crc32c_chunks
+from .cython._codes import code_link, code_net, code_one, code_reverse, code_scan, code_search, code_shrink
 from .cython._graph import graph_insert, graph_search
 from .cython._kernels import (
     assign,
@@ -28,7 +30,7 @@ from .cython._kernels import (
 )
 from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
 
-if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g)]):
+if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g, _q)]):
     raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {_c.runnable()}")
 
 
@@ -51,7 +53,7 @@ def topk(
 
 
 __all__ = [
-    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert",
+    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_link", "code_net", "code_one", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
     "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "search_bytes", "search_int64", "shuffle", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

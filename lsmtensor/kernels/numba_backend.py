@@ -10,6 +10,8 @@ import numba
 import numpy as np
 from numba import njit
 
+from .contract import code_one, code_scan, code_search
+from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
@@ -201,4 +203,7 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return ids, distances
 
 
-__all__ = ["assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "topk"]
+__all__ = [
+    "code_link", "code_net", "code_one", "code_reverse", "code_scan", "code_search", "code_shrink",
+    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "topk",
+]  # fmt: skip

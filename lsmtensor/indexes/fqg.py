@@ -1,0 +1,355 @@
+"""The flat quantized graph: one level, built and walked on small codes, answered from the full rows.
+
+After Vamana (Subramanya et al., NeurIPS 2019), without the hierarchy (Munyampirwa et al., arXiv 2412.01940), with codes of 4 or 8
+bits (Aguerrebere et al., PVLDB 2023) and rows inserted in batches that see the graph as it was before them (Manohar et al.,
+PPoPP 2024), so that the graph does not depend on the number of threads. Distances between codes are whole numbers: one graph on
+every machine.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..errors import CorruptionError, InvalidArgumentError
+from ..kernels.contract import COSINE, HAMMING, L1, L2
+from ..kernels.numpy_codes import entries
+from . import REGISTRY
+from .base import Found, VectorIndex
+from .codes import LINE, Grid
+from .rows import Rows, aligned
+
+NONE = 0xFFFFFFFF
+# rows are held flat until there are so many to learn a grid from
+LEAST = 256
+# a batch is at most this share of the rows that are linked, and this many
+SHARE, BATCH = 16, 2048
+# over this share of rows that stick out of the grid it is learned again
+DRIFT = 0.05
+# squared, in 256ths: links of the last pass may be 1.1 times as far as what is reached through others
+TIGHT, LOOSE = 256, 310
+# nanoseconds, for the choice between scan and walk: a row scanned, a row walked to
+SCANNED, WALKED = 6.0, 22.0
+
+
+@REGISTRY.register("fqg")
+class FQG(VectorIndex):
+    """``degree`` links a row, found by a beam of ``ef_construction`` in ``passes`` passes; walked over codes of ``quant`` (int4, int8;
+    auto: int4 from 128 dimensions) with a beam of ``ef``, whose ``rerank`` nearest (0: 2.5 k + 8 for int4, 1.4 k + 8 for int8) are looked at in full.
+
+    Build about O(n log n), ``ef_construction * degree`` code distances a row and pass; search O(ef log n). Memory 4 ``degree`` + d / 2
+    (int4) or d (int8) bytes a row beside the vectors. ``ef`` and ``rerank`` are search parameters too.
+    """
+
+    name = "fqg"
+    search_params = ("ef", "rerank")
+
+    def __init__(
+        self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 32,
+        ef_construction: int = 64, passes: int = 2, quant: str = "auto", ef: int = 48, rerank: int = 0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        limits = {
+            "degree": (degree, 4, 512), "ef_construction": (ef_construction, 4, 100_000), "passes": (passes, 1, 4), "ef": (ef, 1, 1_000_000),
+            "rerank": (rerank, 0, 1_000_000), "seed": (seed, 0, 2**63),
+        }  # fmt: skip
+        for name, (value, low, high) in limits.items():
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InvalidArgumentError(f"fqg: {name}={value!r}; give a whole number from {low} to {high}")
+        if quant not in ("auto", "int4", "int8"):
+            raise InvalidArgumentError(f"fqg: quant={quant!r}; give auto, int4 or int8")
+        self.degree, self.ef_construction, self.passes, self.quant = degree, ef_construction, passes, quant
+        self.ef, self.rerank, self.seed = ef, rerank, seed
+        super().__init__(dim, metric, kernel, threads)
+        if dim > 32768:
+            raise InvalidArgumentError(f"fqg: dim={dim}; give up to 32768, or sums of products do not fit 32 bits")
+        if quant == "int4" and self._code in (L1, HAMMING):
+            raise InvalidArgumentError(f"fqg: int4 codes have no {metric} distance; give quant=int8")
+        self._bits = 4 if quant == "int4" or (quant == "auto" and dim >= 128 and self._code not in (L1, HAMMING)) else 8
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "degree": self.degree, "ef_construction": self.ef_construction, "passes": self.passes, "quant": self.quant, "ef": self.ef,
+            "rerank": self.rerank, "seed": self.seed,
+        }  # fmt: skip
+
+    def _clear(self) -> None:
+        self._grid: Grid | None = None
+        self._links = Rows(np.empty((0, self.degree), np.uint32))
+        self._scale = Rows(np.empty(0, np.float32))
+        self._codes = Rows(np.empty((0, 0), np.uint8))
+        self._squares, self._factors = Rows(np.empty(0, np.float32)), Rows(np.empty(0, np.float32))
+        # 8-bit codes and their sums while rows are being added
+        self._eight: tuple[Rows, Rows] | None = None
+        # rows linked, and those that the grid does not hold
+        self._done = self._out = 0
+        self._net: Any = None
+        # the kernel of one query, while nothing stands in its way
+        self._short: Any = None
+
+    # -- building --------------------------------------------------------------------------------
+
+    def train(self, x: Any) -> VectorIndex:
+        """Learn mean and step of the codes from a sample (n, dim); rows that are there are built anew."""
+        rows = self._check(x, "x")
+        if len(rows):
+            grid = Grid.learn(rows, self._inverse_norms(rows), self._code, self.seed)
+            self._clear()
+            self._grid = grid
+            if len(self._vectors):
+                self._insert(0, len(self._vectors))
+        return self
+
+    def _inverse_norms(self, rows: np.ndarray) -> np.ndarray:
+        if self._code != COSINE:
+            return np.ones(len(rows), np.float32)
+        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+        return np.divide(1, norms, out=np.zeros(len(rows)), where=norms > 0).astype(np.float32)
+
+    def _insert(self, start: int, stop: int) -> None:
+        if stop >= 2**31:
+            raise InvalidArgumentError(f"{stop} rows in one fqg; give fewer than 2**31")
+        self._cut(start)
+        fresh = self._grid is None
+        if fresh:
+            if stop < LEAST:
+                return
+            rows = self._vectors.array[:stop]
+            self._grid = Grid.learn(rows, self._inverse_norms(rows), self._code, self.seed)
+        self._encode(self._done, stop)
+        if self._out > DRIFT * stop and not fresh:
+            # what came is not like what the grid was learned from: all anew
+            self._clear()
+            self._insert(0, stop)
+            return
+        start = self._done
+        self._build(start, stop)
+        if stop - start > stop // 8:
+            # made again from the rows if more come one by one
+            self._eight = None
+
+    def _encode(self, start: int, stop: int) -> None:
+        grid, vectors = self._grid, self._vectors.array
+        assert grid is not None
+        for at in range(len(self._scale), stop, 65536):
+            self._scale.append(self._inverse_norms(vectors[at : min(at + 65536, stop)]))
+        if self._eight is None:
+            codes, sums, _ = grid.eight(vectors[:start], self._scale.array[:start])
+            self._eight = Rows(codes), Rows(sums)
+        codes, sums, out = grid.eight(vectors[start:stop], self._scale.array[start:stop])
+        self._out += out
+        for rows, new in zip(self._eight, (codes, sums), strict=True):
+            rows.append(new)
+        squares, factors = sums[:, 0].astype(np.float32) * np.float32(grid.step) ** 2, np.empty(0, np.float32)
+        if self._bits == 4:
+            codes, squares, factors = grid.four(vectors[start:stop], self._scale.array[start:stop])
+        if start == 0:
+            self._codes = Rows(codes)
+        else:
+            self._codes.append(codes)
+        if self._code in (L2, COSINE):
+            # half the squared distance of unit rows is one minus their cosine
+            self._squares.append(squares if self._code == L2 else squares / 2)
+        self._factors.append(factors)
+
+    def _build(self, start: int, stop: int) -> None:
+        bulk = stop - start > start // 8
+        # rows have slack while many come: to thin one out costs as much as to find its links
+        width = self.degree + self.degree // 2 if bulk else self.degree
+        links = aligned((stop, width), np.uint32)
+        links[:] = NONE
+        links[:start, : self.degree] = self._links.array
+        passes = self.passes if bulk else 1
+        try:
+            for number in range(passes):
+                alpha = LOOSE if number == passes - 1 else TIGHT
+                self._pass(links, start, stop, number > 0, alpha)
+        finally:
+            # broken off, the rows linked so far stay
+            self._links = Rows(links[: self._done] if not bulk else self._shrunk(links))
+            if bulk:
+                connect(self._links.array)
+            self._net = self._short = None
+
+    def _pass(self, links: np.ndarray, start: int, stop: int, again: bool, alpha: int) -> None:
+        assert self._eight is not None
+        codes, sums = self._eight[0].array[:stop], self._eight[1].array[:stop]
+        at = start
+        if not again and at == 0:
+            self._done = at = 1
+        with ThreadPoolExecutor(self.threads) as pool:
+            while at < stop:
+                end = min(stop, at + min(BATCH, max(1, (stop if again else at) // SHARE)))
+                have = stop if again else at
+
+                def link(part: np.ndarray, have: int = have) -> np.ndarray:
+                    made: np.ndarray = self._kernels.code_link(
+                        codes, sums, self._code, links, int(part[0]), int(part[-1]) + 1, have, self.ef_construction, self.degree, alpha
+                    )
+                    return made
+
+                parts = min(self.threads, end - at)
+                if parts == 1:
+                    out = link(np.array([at, end - 1]))
+                    self._kernels.code_reverse(codes, sums, self._code, links, out, at, alpha, 0, 1)
+                else:
+                    out = np.concatenate(list(pool.map(link, np.array_split(np.arange(at, end), parts))))
+                    back = [
+                        pool.submit(self._kernels.code_reverse, codes, sums, self._code, links, out, at, alpha, part, parts)
+                        for part in range(parts)
+                    ]
+                    for done in back:
+                        done.result()
+                at = end
+                self._done = max(self._done, at)
+
+    def _shrunk(self, links: np.ndarray) -> np.ndarray:
+        assert self._eight is not None
+        n = self._done
+        codes, sums = self._eight[0].array[:n], self._eight[1].array[:n]
+        made: np.ndarray = self._kernels.code_shrink(codes, sums, self._code, links, 0, n, self.degree, LOOSE)
+        return made
+
+    def _cut(self, n: int) -> None:
+        for part in (self._links, self._scale, self._codes, self._squares, self._factors, *(self._eight or ())):
+            part.cut(n)
+        self._done, self._net, self._short = min(self._done, n), None, None
+
+    def _inserted(self, stop: int) -> int:
+        if self._grid is None:
+            return stop
+        self._cut(self._done)
+        return self._done
+
+    # -- searching -------------------------------------------------------------------------------
+
+    def search(self, queries: Any, k: int = 10, filter: Any = None, **params: Any) -> Found:  # noqa: A002 - the name that users type
+        # one plain query takes the short way: the checks of many cost more than its walk
+        if filter is None and self._short is not None and type(k) is int:
+            ef = params.get("ef", self.ef) if params else self.ef
+            depth = self.rerank or self._deep(k)
+            if type(ef) is int and k <= depth < self._done and len(params) == ("ef" in params):
+                found = self._short(self._net, queries, k, ef if ef > depth else depth, depth)
+                if found is not None:
+                    rows, distances = found
+                    if self._code == L2:
+                        np.sqrt(distances, out=distances)
+                    return (rows if self._ids is None else self._ids.array[rows]), distances
+        return super().search(queries, k, filter, **params)
+
+    def _deep(self, k: int) -> int:
+        """How many rows are looked at in full, at most: 4-bit estimates put one of the ten nearest beyond 25 once in a thousand times."""
+        return 8 + (k * 5 // 2 if self._bits == 4 else k * 7 // 5)
+
+    def _near(
+        self, queries: np.ndarray, k: int, mask: np.ndarray | None, ef: int | None = None, rerank: int | None = None, **params: Any
+    ) -> Found:
+        for name, value in (("ef", ef), ("rerank", rerank)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        n = len(self._vectors)
+        matches = n if mask is None else int(np.count_nonzero(mask))
+        if matches == n:
+            mask = None
+        depth = max(k, int(rerank or self.rerank or self._deep(k)))
+        width = max(self.ef if ef is None else int(ef), depth)
+        if self._done == 0 or depth >= matches:
+            rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
+            return rows, distances
+        net = self._ready()
+        if mask is not None and matches * SCANNED <= 16 * width * (n / matches) ** 0.6 * WALKED:
+            rows, distances = self._kernels.code_scan(net, queries, k, depth, mask)
+            return rows, distances
+        rows, distances = self._kernels.code_search(net, queries, k, width, depth, mask)
+        # a walk can come back short: matches far from the query, or an island of equal rows
+        if k and len(rows) and rows[:, k - 1].min() < 0:
+            short = rows[:, k - 1] < 0
+            rows[short], distances[short] = self._kernels.code_scan(net, queries[short], k, depth, mask)
+        return rows, distances
+
+    def _ready(self) -> Any:
+        if self._net is None:
+            assert self._grid is not None
+            self._net = self._kernels.code_net(
+                self._vectors.array, self._scale.array, self._code, self._grid.mean, self._grid.step, self._codes.array,
+                self._squares.array, self._factors.array, self._bits, self._links.array,
+            )  # fmt: skip
+            self._short = self._kernels.code_one if self._dead == 0 else None
+        return self._net
+
+    def remove(self, ids: Any) -> int:
+        self._short = self._net = None
+        return super().remove(ids)
+
+    # -- as bytes --------------------------------------------------------------------------------
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        if self._grid is None:
+            return {}
+        arrays = {"mean": self._grid.mean, "step": np.array([self._grid.step, self._out], np.float32), "links": self._links.array, "codes": self._codes.array}
+        optional = {"squares": self._squares, "factors": self._factors} | ({"scale": self._scale} if self._code == COSINE else {})
+        return arrays | {name: rows.array for name, rows in optional.items() if len(rows)}
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        n, lines = len(self._vectors), -(-self.dim * self._bits // (8 * LINE))
+        if "mean" not in arrays:
+            if n >= LEAST:
+                raise CorruptionError(f"an fqg index of {n} rows has no codes")
+            return
+        floats = {"squares": self._code in (L2, COSINE), "factors": self._bits == 4, "scale": self._code == COSINE}
+        wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((2,), np.float32), "links": ((n, self.degree), np.uint32)}
+        wanted |= {"codes": ((n, lines * LINE), np.uint8)} | {name: ((n,), np.float32) for name, there in floats.items() if there and n}
+        for name, (shape, dtype) in wanted.items():
+            given = arrays.get(name)
+            if given is None or given.shape != shape or given.dtype != dtype:
+                raise CorruptionError(f"an fqg index of {n} rows has {name} of {None if given is None else (given.dtype, given.shape)}, not {dtype} {shape}")
+            if dtype == np.float32 and not np.isfinite(given).all():
+                raise CorruptionError(f"{name} of an fqg index holds NaN or infinity")
+        links = arrays["links"]
+        if not ((links < n) | (links == NONE)).all() or not float(arrays["step"][0]) > 0:
+            raise CorruptionError(f"the graph of an fqg index links to rows beyond its {n}, or its step is {arrays['step'][0]}")
+        self._grid = Grid(arrays["mean"], float(arrays["step"][0]), self._code)
+        self._links, self._codes = Rows(links), Rows(arrays["codes"])
+        self._squares, self._factors = (Rows(arrays.get(name, np.empty(0, np.float32))) for name in ("squares", "factors"))
+        self._scale = Rows(arrays.get("scale", np.ones(n, np.float32)))
+        self._done, self._out, self._net, self._short = n, int(arrays["step"][1]), None, None
+
+    def stats(self) -> dict[str, Any]:
+        links = self._links.array
+        return {
+            **super().stats(), "quant": f"int{self._bits}", "degree": self.degree,
+            "mean_degree": float((links != NONE).sum() / len(links)) if len(links) else 0.0,
+        }  # fmt: skip
+
+
+def connect(links: np.ndarray) -> None:
+    """Give every row that no walk would come to a link from a row near it: rows lose their last link for it, so look again, a few
+    times. What is left is equal to so many rows that no graph holds them; a search that comes back short is a scan. O(links)."""
+    n = len(links)
+    for _ in range(3):
+        reached = np.zeros(n, bool)
+        spread(links, np.array([0, *entries(n)]) if n else np.empty(0, np.int64), reached)
+        lost = np.flatnonzero(~reached)
+        if len(lost) == 0:
+            return
+        for node in lost.tolist():
+            near = links[node][links[node] != NONE]
+            through = near[reached[near]]
+            if reached[node] or len(through) == 0:
+                continue
+            row = links[through[0]]
+            free = np.flatnonzero(row == NONE)
+            row[free[0] if len(free) else len(row) - 1] = node
+            reached[node] = True
+            spread(links, np.array([node]), reached)
+
+
+def spread(links: np.ndarray, start: np.ndarray, reached: np.ndarray) -> None:
+    """Mark what is reached from some rows."""
+    reached[start] = True
+    while len(start):
+        near = links[start].ravel()
+        near = near[near != NONE]
+        start = np.unique(near[~reached[near]])
+        reached[start] = True

@@ -1,0 +1,222 @@
+/* Walks and scans over quantized rows: _codes_body.h compiled once per instruction set, chosen at run time.
+
+   Codes are unsigned bytes around 128 (8 bits), or two values of 0 to 15 a byte (4 bits): in each line of 64 bytes the low
+   halves are values 128 i to 128 i + 63, the high ones the next 64. Rows are whole lines. Between two rows of 8-bit codes
+   distances are whole numbers, the same on every machine; between a query and a row they are estimates that a look at the
+   full rows puts right. */
+#ifndef LSMTENSOR_CODES_H
+#define LSMTENSOR_CODES_H
+#include <stdlib.h>
+#include "_graph.h"
+
+#define LINE 64
+#define CODE_ENTRIES 32
+/* more rows than these at once are never asked for: a row of links and what it overflows by */
+#define CODE_MAX_DEGREE 1024
+/* rows expanded at once */
+#ifndef AHEAD
+#define AHEAD 2
+#endif
+
+typedef struct {
+    const uint8_t *codes;    /* n rows of ``stride`` bytes */
+    const int32_t *sums;     /* symmetric: sum of (c - 128)^2 and of c - 128 of each row */
+    /* to a query: estimate = square - factor * scale of the query * centred dot product; NULL: no square, one factor */
+    const float *squares, *factors;
+    uint32_t *links;         /* n rows of ``width``; a row ends at GRAPH_NO_LINK */
+    const float *points, *scale;
+    int64_t n, d, stride, width;
+    int metric, bits;
+} code_net;
+
+/* What one query or one inserted row is compared by. */
+typedef struct {
+    int8_t *values;          /* centred, padded with zeros to whole lines */
+    uint8_t *bytes;          /* the same as codes, for l1 and hamming */
+    int32_t square, sum;
+    float times, factor;
+    int32_t less;
+} code_query;
+
+/* Kept between calls, one a thread at work; ``seen`` is zero outside of a walk. */
+typedef struct {
+    uint64_t *seen;
+    int64_t nodes;
+    uint32_t *touched;
+    int64_t count, room;
+    graph_entry *pool, *found;
+    int64_t pool_room, found_room;
+    int8_t *values;
+    int64_t values_room;
+    int64_t distances;
+} code_scratch;
+
+static int code_reserve(code_scratch *s, int64_t nodes, int64_t pool, int64_t found, int64_t values)
+{
+    if (s->nodes < nodes) {
+        free(s->seen);
+        s->nodes = 0;
+        s->seen = calloc((size_t)(nodes + 63) / 64, 8);
+        if (!s->seen) return 0;
+        s->nodes = nodes;
+    }
+#define ROOM(field, have, want, size)                                                                                  \
+    if (s->have < (want)) {                                                                                            \
+        free(s->field);                                                                                                \
+        s->have = 0;                                                                                                   \
+        s->field = aligned_alloc(LINE, ((size_t)(want) * (size) + LINE - 1) / LINE * LINE);                            \
+        if (!s->field) return 0;                                                                                       \
+        s->have = (want);                                                                                              \
+    }
+    ROOM(touched, room, nodes < 65536 ? nodes + 1 : 65536, sizeof *s->touched)
+    ROOM(pool, pool_room, pool + 8, sizeof *s->pool) /* read in eights */
+    ROOM(found, found_room, found + 8, sizeof *s->found)
+    ROOM(values, values_room, values, 2)
+#undef ROOM
+    s->distances = 0;
+    return 1;
+}
+
+static void code_free(code_scratch *s)
+{
+    free(s->seen), free(s->touched), free(s->pool), free(s->found), free(s->values);
+}
+
+/* Of n nodes those not seen before, which now are. Without a branch: whether one was seen is a coin's toss. */
+static inline int64_t code_unseen(code_scratch *s, const uint32_t *node, int64_t n, uint32_t *fresh)
+{
+    int64_t kept = 0;
+    for (int64_t j = 0; j < n; j++) {
+        uint64_t *word = s->seen + (node[j] >> 6), bit = 1ull << (node[j] & 63);
+        fresh[kept] = node[j];
+        kept += !(*word & bit);
+        *word |= bit;
+    }
+    if (s->count + kept <= s->room) memcpy(s->touched + s->count, fresh, (size_t)kept * sizeof *fresh);
+    s->count += kept;
+    return kept;
+}
+
+static inline void code_forget(code_scratch *s, int64_t n)
+{
+    if (s->count > s->room || s->count > n / 512)
+        memset(s->seen, 0, (size_t)((n + 63) / 64) * 8);
+    else
+        for (int64_t i = 0; i < s->count; i++) s->seen[s->touched[i] >> 6] = 0;
+    s->count = 0;
+}
+
+/* Whether no value is NaN or infinite. */
+static int code_finite(const float *x, int64_t n)
+{
+    uint32_t top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7FFFFFFFu;
+        top = bits > top ? bits : top;
+    }
+    return top < 0x7F800000u;
+}
+
+static inline uint64_t code_mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+/* Where walks among the first ``have`` rows begin: some of them, scattered, the same until their number doubles. */
+static inline int64_t code_entries(int64_t have, uint32_t *out)
+{
+    uint64_t power = 1;
+    while (power * 2 <= (uint64_t)have) power *= 2;
+    for (int64_t j = 0; j < CODE_ENTRIES; j++) out[j] = (uint32_t)(code_mix((uint64_t)j + 1) & (power - 1));
+    return CODE_ENTRIES;
+}
+
+static inline graph_entry code_pack_int(int32_t d, uint32_t node)
+{
+    return (uint64_t)((uint32_t)d ^ 0x80000000u) << 32 | (uint64_t)node << 1;
+}
+
+static inline int64_t code_far_int(graph_entry e) { return (int64_t)(int32_t)((uint32_t)(e >> 32) ^ 0x80000000u); }
+
+static inline int64_t code_count(const uint32_t *row, int64_t width)
+{
+    int32_t n = 0;
+    for (int64_t j = 0; j < width; j++) n += row[j] != GRAPH_NO_LINK;
+    return n;
+}
+
+#define CODE_ISA_BASE 0
+#define CODE_ISA_AVX2 1
+#define CODE_ISA_VNNI 2
+
+#define CODE_ISA CODE_ISA_BASE
+#define LANES 4
+#define ISA(name) code_##name##_base
+#include "_codes_body.h"
+#undef ISA
+#undef LANES
+#undef CODE_ISA
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,popcnt")
+#define CODE_ISA CODE_ISA_AVX2
+#define LANES 8
+#define ISA(name) code_##name##_avx2
+#include "_codes_body.h"
+#undef ISA
+#undef LANES
+#undef CODE_ISA
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,popcnt")
+#define CODE_ISA CODE_ISA_VNNI
+#define LANES 16
+#define ISA(name) code_##name##_avx512
+#include "_codes_body.h"
+#undef ISA
+#undef LANES
+#undef CODE_ISA
+#pragma GCC pop_options
+#endif
+
+typedef struct {
+    const char *name;
+    void (*link)(const code_net *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *);
+    void (*reverse)(code_net *, int64_t, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *);
+    void (*shrink)(const code_net *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *);
+    int64_t (*search)(const code_net *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
+                      code_scratch *, int64_t *, float *);
+    int64_t (*scan)(const code_net *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
+                    float *);
+} code_table;
+
+static const code_table code_tables[] = {
+    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base},
+#if defined(__x86_64__) && defined(__GNUC__)
+    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2},
+    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512},
+#endif
+};
+
+static const code_table *code_chosen = &code_tables[0];
+
+/* As graph_choose; where AVX-512 is there without VNNI, its loops are those of AVX2. */
+static int code_choose(const char *name)
+{
+    int widest = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+    widest = graph_can_run("avx512") ? 2 : graph_can_run("avx2") ? 1 : 0;
+    if (widest == 2 && !__builtin_cpu_supports("avx512vnni")) widest = 1;
+#endif
+    if (name && !graph_can_run(name)) return 0;
+    for (int i = 0; name && i <= widest; i++)
+        if (!strcmp(name, code_tables[i].name)) widest = i;
+    code_chosen = &code_tables[widest];
+    return 1;
+}
+#endif

@@ -1,0 +1,246 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Walks and scans over quantized rows, compiled. Shapes are checked, the GIL is released, scratch is kept between calls."""
+
+from libc.stdint cimport int32_t, int64_t, int8_t, uint8_t, uint32_t, uint64_t
+from libc.math cimport INFINITY
+
+cimport numpy as np
+import numpy as np
+
+from lsmtensor.errors import InvalidArgumentError
+
+cdef extern from "_codes.h" nogil:
+    int CODE_MAX_DEGREE
+    ctypedef struct net_t "code_net":
+        const uint8_t *codes
+        const int32_t *sums
+        const float *squares
+        const float *factors
+        uint32_t *links
+        const float *points
+        const float *scale
+        int64_t n, d, stride, width
+        int metric, bits
+    ctypedef struct code_scratch:
+        uint64_t *seen
+        int64_t distances
+    ctypedef struct code_table:
+        const char *name
+        void (*link)(const net_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
+        void (*reverse)(net_t *, int64_t, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *) noexcept nogil
+        void (*shrink)(const net_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
+        int64_t (*search)(const net_t *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
+                          code_scratch *, int64_t *, float *) noexcept nogil
+        int64_t (*scan)(const net_t *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
+                        float *) noexcept nogil
+    const code_table *code_chosen
+    int code_choose(const char *)
+    int code_reserve(code_scratch *, int64_t, int64_t, int64_t, int64_t)
+    void code_free(code_scratch *)
+    int code_finite(const float *, int64_t)
+
+
+def set_isa(name):
+    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
+    if name is None:
+        return bool(code_choose(NULL))
+    cdef bytes text = name.encode()
+    return bool(code_choose(text))
+
+
+code_choose(NULL)
+np.import_array()
+
+
+cdef class Scratch:
+    """Buffers of one walk at a time; a call takes one from the shelf under the GIL and puts it back."""
+
+    cdef code_scratch s
+
+    def __dealloc__(self):
+        code_free(&self.s)
+
+
+cdef list shelf = []
+
+
+cdef table(int64_t rows, int64_t width):
+    """An empty uint32 table that begins with a cache line."""
+    room = np.empty(max(rows, 0) * width + 16, np.uint32)
+    cdef int64_t skip = (-(<int64_t>room.ctypes.data) & 63) // 4
+    return room[skip : skip + max(rows, 0) * width].reshape(max(rows, 0), width)
+
+
+cdef Scratch take(int64_t nodes, int64_t pool, int64_t found, int64_t values):
+    cdef Scratch scratch = shelf.pop() if shelf else Scratch()
+    if not code_reserve(&scratch.s, nodes, pool, found, values):
+        raise MemoryError(f"no memory for a walk over {nodes} rows")
+    return scratch
+
+
+cdef put_back(Scratch scratch):
+    if len(shelf) < 8:
+        shelf.append(scratch)
+
+
+cdef int building(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, int64_t start,
+                  int64_t stop, int64_t degree) except -1:
+    g.n, g.stride, g.width, g.metric, g.bits = codes.shape[0], codes.shape[1], links.shape[1], metric, 8
+    if start < 0 or stop > g.n or start > stop or sums.shape[0] != g.n or sums.shape[1] != 2 or links.shape[0] < g.n:
+        raise InvalidArgumentError(f"rows [{start}, {stop}) of {g.n} codes, {sums.shape[0]} sums, {links.shape[0]} rows of links")
+    if g.stride % 64 or g.stride == 0 or not 0 < degree <= g.width < CODE_MAX_DEGREE:
+        raise InvalidArgumentError(f"codes of {g.stride} bytes, degree {degree} of {g.width}; whole lines of 64, degrees below {CODE_MAX_DEGREE}")
+    g.codes, g.sums, g.links = &codes[0, 0], &sums[0, 0], <uint32_t *>&links[0, 0]
+    return 0
+
+
+def code_link(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, int64_t start, int64_t stop,
+              int64_t have, int64_t ef, int64_t degree, int64_t alpha):
+    cdef net_t g
+    made = table(stop - start, degree)
+    if stop <= start:
+        return made
+    building(&g, codes, sums, metric, links, start, stop, degree)
+    if have < 1 or have > g.n or ef < 1:
+        raise InvalidArgumentError(f"{have} of {g.n} rows are linked, ef {ef}; give 1 or more of each")
+    cdef uint32_t[:, ::1] out = made
+    cdef Scratch scratch = take(g.n, ef + 1, ef + g.width + 2, 2 * g.stride)
+    with nogil:
+        code_chosen.link(&g, start, stop, have, ef, degree, alpha, &out[0, 0], &scratch.s)
+    put_back(scratch)
+    return made
+
+
+def code_reverse(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, uint32_t[:, ::1] links, const uint32_t[:, ::1] out,
+                 int64_t start, int64_t alpha, int64_t part, int64_t parts):
+    cdef net_t g
+    cdef int64_t stop = start + out.shape[0], degree = out.shape[1]
+    if stop <= start:
+        return
+    building(&g, codes, sums, metric, links, start, stop, degree)
+    if not 0 <= part < parts:
+        raise InvalidArgumentError(f"part {part} of {parts}")
+    cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
+    with nogil:
+        code_chosen.reverse(&g, start, stop, &out[0, 0], degree, alpha, part, parts, &scratch.s)
+    put_back(scratch)
+
+
+def code_shrink(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, int64_t start, int64_t stop,
+                int64_t degree, int64_t alpha):
+    cdef net_t g
+    made = table(stop - start, degree)
+    if stop <= start:
+        return made
+    building(&g, codes, sums, metric, links, start, stop, degree)
+    cdef uint32_t[:, ::1] out = made
+    cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
+    with nogil:
+        code_chosen.shrink(&g, start, stop, degree, alpha, &out[0, 0], &scratch.s)
+    put_back(scratch)
+    return made
+
+
+cdef class Net:
+    """A graph or table of codes, checked once, as the loops take it."""
+
+    cdef net_t g
+    cdef const float *mean
+    cdef float step
+    cdef object kept
+
+    def __init__(self, const float[:, ::1] points, const float[::1] scale, int metric, const float[::1] mean, float step,
+                 const uint8_t[:, ::1] codes, const float[::1] squares, const float[::1] factors, int bits, const uint32_t[:, ::1] links):
+        cdef net_t *g = &self.g
+        g.n, g.d, g.stride, g.width, g.metric, g.bits = codes.shape[0], points.shape[1], codes.shape[1], links.shape[1], metric, bits
+        if mean.shape[0] != g.d or g.d == 0 or g.n == 0:
+            raise InvalidArgumentError(f"{g.n} codes of {g.d} dimensions and a mean of {mean.shape[0]}; give 1 or more of each")
+        if points.shape[0] < g.n or scale.shape[0] < g.n or (links.shape[1] and links.shape[0] < g.n):
+            raise InvalidArgumentError(f"{g.n} codes of {points.shape[0]} points, {scale.shape[0]} scales, {links.shape[0]} rows of links")
+        if squares.shape[0] != (g.n if metric in (0, 2) else 0) or factors.shape[0] != (g.n if bits == 4 else 0):
+            raise InvalidArgumentError(f"{squares.shape[0]} squares, {factors.shape[0]} factors for {g.n} codes; squares for l2 and cosine, factors for 4 bits")
+        if bits not in (4, 8) or g.stride % 64 or g.stride * (8 // bits) < g.d or (metric >= 3 and bits != 8) or not 0 <= metric <= 4:
+            raise InvalidArgumentError(f"codes of {bits} bits in {g.stride} bytes for {g.d} dimensions; whole lines of 64 bytes, 4 or 8 bits")
+        if links.shape[1] >= CODE_MAX_DEGREE:
+            raise InvalidArgumentError(f"rows of {links.shape[1]} links; give fewer than {CODE_MAX_DEGREE}")
+        g.codes, g.points, g.scale = &codes[0, 0], &points[0, 0], &scale[0]
+        g.squares = &squares[0] if squares.shape[0] else NULL
+        g.factors = &factors[0] if factors.shape[0] else NULL
+        g.links = <uint32_t *>&links[0, 0] if links.shape[1] else NULL
+        self.mean, self.step = &mean[0], step
+        self.kept = (points, scale, mean, codes, squares, factors, links)
+
+
+def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links):
+    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links)
+
+
+def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_t ef, int64_t depth, const uint8_t[::1] mask):
+    cdef int64_t q = queries.shape[0], i, j, hits, cap = ef
+    cdef const uint8_t *allowed = NULL
+    if k < 0 or depth < k or ef < depth or net.g.links == NULL:
+        raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
+    if queries.shape[1] != net.g.d or (mask is not None and mask.shape[0] != net.g.n):
+        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {net.g.d}; a mask has one entry a row")
+    id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
+    if q == 0 or k == 0:
+        return id_array, far_array
+    if mask is not None:
+        allowed, cap = &mask[0], min(net.g.n, 32 * ef)
+    cdef int64_t[:, ::1] ids = id_array
+    cdef float[:, ::1] far = far_array
+    cdef Scratch scratch = take(net.g.n, cap + 1, ef + k + 3, 2 * net.g.stride)
+    with nogil:
+        for i in range(q):
+            hits = code_chosen.search(&net.g, &queries[i, 0], net.mean, net.step, k, ef, cap, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
+            for j in range(hits, k):
+                ids[i, j] = -1
+                far[i, j] = INFINITY
+    put_back(scratch)
+    return id_array, far_array
+
+
+def code_one(Net net not None, query, int64_t k, int64_t ef, int64_t depth):
+    cdef int64_t hits
+    cdef np.npy_intp shape = k
+    if not np.PyArray_Check(query) or k < 1 or depth < k or ef < depth or net.g.links == NULL:
+        return None
+    cdef np.ndarray given = query
+    if np.PyArray_NDIM(given) != 1 or np.PyArray_TYPE(given) != np.NPY_FLOAT32 or not np.PyArray_ISCARRAY_RO(given):
+        return None
+    cdef const float *x = <const float *>np.PyArray_DATA(given)
+    if np.PyArray_DIM(given, 0) != net.g.d or not code_finite(x, net.g.d):
+        return None
+    cdef np.ndarray ids = np.PyArray_SimpleNew(1, &shape, np.NPY_INT64), far = np.PyArray_SimpleNew(1, &shape, np.NPY_FLOAT32)
+    cdef int64_t *id_at = <int64_t *>np.PyArray_DATA(ids)
+    cdef float *far_at = <float *>np.PyArray_DATA(far)
+    cdef Scratch scratch = take(net.g.n, ef + 1, ef + k + 3, 2 * net.g.stride)
+    with nogil:
+        hits = code_chosen.search(&net.g, x, net.mean, net.step, k, ef, ef, depth, NULL, &scratch.s, id_at, far_at)
+    put_back(scratch)
+    return (ids, far) if hits == k else None
+
+
+def code_scan(Net net not None, const float[:, ::1] queries, int64_t k, int64_t depth, const uint8_t[::1] mask):
+    cdef int64_t q = queries.shape[0], i, j, hits
+    cdef const uint8_t *allowed = NULL
+    if k < 0 or depth < k:
+        raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
+    if queries.shape[1] != net.g.d or (mask is not None and mask.shape[0] != net.g.n):
+        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {net.g.d}; a mask has one entry a row")
+    id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
+    if q == 0 or k == 0:
+        return id_array, far_array
+    if mask is not None:
+        allowed = &mask[0]
+    cdef int64_t[:, ::1] ids = id_array
+    cdef float[:, ::1] far = far_array
+    cdef Scratch scratch = take(0, depth + 1, k + 1, 2 * net.g.stride)
+    with nogil:
+        for i in range(q):
+            hits = code_chosen.scan(&net.g, &queries[i, 0], net.mean, net.step, k, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
+            for j in range(hits, k):
+                ids[i, j] = -1
+                far[i, j] = INFINITY
+    put_back(scratch)
+    return id_array, far_array

@@ -1,0 +1,247 @@
+"""The definitions of the kernels over quantized rows: the contract's numpy versions, too long for contract.py."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import InvalidArgumentError
+
+NONE = 0xFFFFFFFF
+LINE = 64
+# walks begin at so many rows and expand so many at once
+ENTRIES, AHEAD = 32, 2
+
+Entry = tuple[float, int]
+Far = Callable[[np.ndarray], np.ndarray]
+
+
+def entries(have: int) -> np.ndarray:
+    """Where walks among the first ``have`` rows begin: some of them, scattered, the same until their number doubles."""
+    from .contract import mix64
+
+    power = 1 << (have.bit_length() - 1)
+    return np.array(list(dict.fromkeys((mix64(np.arange(1, ENTRIES + 1, dtype=np.uint64)) & np.uint64(power - 1)).tolist())), np.int64)
+
+
+def neighbours(row: np.ndarray) -> np.ndarray:
+    return row[row != NONE].astype(np.int64)
+
+
+def between(codes: np.ndarray, sums: np.ndarray, metric: int, node: int) -> Far:
+    """Distances from a row of 8-bit codes to others, whole numbers."""
+    own = codes[node].astype(np.int64) - 128
+
+    def far(ids: np.ndarray) -> np.ndarray:
+        others = codes[ids].astype(np.int64) - 128
+        if metric == 3:
+            return np.abs(others - own).sum(1)
+        if metric == 4:
+            return (others != own).sum(1)
+        dots = others @ own
+        return -dots if metric == 1 else sums[ids, 0].astype(np.int64) + int(sums[node, 0]) - 2 * dots
+
+    return far
+
+
+def walk(
+    far: Far, links: np.ndarray, have: int, cap: int, mask: np.ndarray | None = None, ef: int = 0
+) -> tuple[list[Entry], list[Entry]]:
+    """(the ``cap`` nearest reached, the ``ef`` nearest of them that the mask allows), sorted by (distance, row)."""
+    pool: list[Entry] = []
+    found: list[Entry] = []
+    done: set[int] = set()
+    seen = set(fresh := entries(have).tolist())
+    while True:
+        if fresh:
+            for entry in zip(far(np.array(fresh)).tolist(), fresh, strict=True):
+                if mask is not None:
+                    if len(found) == ef and entry > found[-1]:
+                        continue
+                    if mask[entry[1]]:
+                        insort(found, entry)
+                        del found[ef:]
+                if len(pool) == cap and entry > pool[-1]:
+                    continue
+                insort(pool, entry)
+                del pool[cap:]
+        picked: list[int] = []
+        for entry in pool:
+            if entry[1] in done:
+                continue
+            if len(picked) == AHEAD or (mask is not None and len(found) == ef and entry > found[-1]):
+                break
+            picked.append(entry[1])
+        if not picked:
+            return pool, found
+        done.update(picked)
+        fresh = []
+        for node in picked:
+            fresh += [n for n in neighbours(links[node]).tolist() if n not in seen]
+            seen.update(fresh)
+
+
+def select(codes: np.ndarray, sums: np.ndarray, metric: int, candidates: list[Entry], limit: int, alpha: int) -> list[int]:
+    """Of sorted candidates each that no kept one comes between."""
+    kept: list[int] = []
+    for d, node in candidates:
+        if len(kept) == limit:
+            break
+        reach = between(codes, sums, metric, node)(np.array(kept, np.int64)) if kept else np.empty(0, np.int64)
+        if ((reach > d) if metric == 1 else (alpha * reach > 256 * d)).all():
+            kept.append(node)
+    return kept
+
+
+def link(
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, have: int, ef: int, degree: int, alpha: int,
+) -> np.ndarray:  # fmt: skip
+    out = np.full((stop - start, degree), NONE, np.uint32)
+    for node in range(start, stop):
+        far = between(codes, sums, metric, node)
+        pool, _ = walk(far, links, have, ef)
+        old = neighbours(links[node])
+        candidates = sorted({*(e for e in pool if e[1] != node), *zip(far(old).tolist(), old.tolist(), strict=True)})
+        kept = select(codes, sums, metric, candidates, degree, alpha)
+        out[node - start, : len(kept)] = kept
+    return out
+
+
+def _chosen(codes: np.ndarray, sums: np.ndarray, metric: int, owner: int, ids: np.ndarray, degree: int, alpha: int) -> list[int]:
+    candidates = sorted(zip(between(codes, sums, metric, owner)(ids).tolist(), ids.tolist(), strict=True))
+    return select(codes, sums, metric, candidates, degree, alpha)
+
+
+def reverse(
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, start: int, alpha: int, part: int, parts: int,
+) -> None:  # fmt: skip
+    degree = out.shape[1]
+    for i in range(len(out)):
+        if (start + i) % parts == part:
+            links[start + i] = NONE
+            links[start + i, :degree] = out[i]
+    for i, row in enumerate(out):
+        node = start + i
+        for owner in neighbours(row).tolist():
+            near = neighbours(links[owner])
+            if owner % parts != part or node in near:
+                continue
+            kept = [*near.tolist(), node]
+            if len(kept) > links.shape[1]:
+                kept = _chosen(codes, sums, metric, owner, np.array(kept), degree, alpha)
+            links[owner] = NONE
+            links[owner, : len(kept)] = kept
+
+
+def shrink(
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, degree: int, alpha: int
+) -> np.ndarray:
+    out = np.full((stop - start, degree), NONE, np.uint32)
+    for node in range(start, stop):
+        near = neighbours(links[node])
+        near = near[near < len(codes)]
+        kept = near.tolist() if len(near) <= degree else _chosen(codes, sums, metric, node, near, degree, alpha)
+        out[node - start, : len(kept)] = kept
+    return out
+
+
+class Net:
+    """Rows and their codes, as `code_net` declares them."""
+
+    def __init__(
+        self, points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
+        factors: np.ndarray, bits: int, links: np.ndarray,
+    ) -> None:  # fmt: skip
+        n, self.d = len(codes), points.shape[1]
+        wanted = (n if metric in (0, 2) else 0, n if bits == 4 else 0)
+        if len(points) < n or len(scale) < n or (links.shape[1] and len(links) < n) or len(mean) != self.d or n == 0 or self.d == 0:
+            raise InvalidArgumentError(f"{n} codes of {len(points)} points, {len(scale)} scales, {len(links)} rows of links, a mean of {len(mean)}")
+        if (len(squares), len(factors)) != wanted:
+            raise InvalidArgumentError(f"{len(squares)} squares, {len(factors)} factors for {n} codes; squares for l2 and cosine, factors for 4 bits")
+        if bits not in (4, 8) or codes.shape[1] % LINE or codes.shape[1] * (8 // bits) < self.d or (metric >= 3 and bits != 8):
+            raise InvalidArgumentError(f"codes of {bits} bits in {codes.shape[1]} bytes for {self.d} dimensions; whole lines of 64 bytes, 4 or 8 bits")
+        self.points, self.scale, self.metric, self.mean, self.step = points, scale, metric, mean, np.float32(step)
+        self.codes, self.squares, self.factors, self.bits, self.links = codes, squares, factors, bits, links
+
+    def values(self, ids: np.ndarray) -> np.ndarray:
+        """int64 (m, d): what the codes of some rows stand for, before factors."""
+        codes = self.codes[ids]
+        if self.bits == 8:
+            return codes[:, : self.d].astype(np.int64) - 128
+        lines = codes.reshape(len(codes), codes.shape[1] // LINE, LINE)
+        return np.stack([lines & 15, lines >> 4], 2).reshape(len(codes), 2 * codes.shape[1])[:, : self.d].astype(np.int64) * 2 - 15
+
+    def far_from(self, query: np.ndarray) -> Far:
+        """Estimates, as backends rank by them."""
+        if self.metric >= 3:
+            own = np.clip(np.rint((query - self.mean) / self.step), -128, 127).astype(np.int64)
+            count = np.abs if self.metric == 3 else np.sign
+            return lambda ids: np.abs(count(self.values(ids) - own)).sum(1)
+        x = query * np.float32(self.inverse(query)) if self.metric == 2 else query
+        if self.metric != 1:
+            x = x - self.mean
+        largest = np.abs(x).max()
+        by = np.float32(127) / largest if largest > 0 else np.float32(0)
+        v = np.rint(x * by).astype(np.int64)
+        factor = np.float32((2 if self.metric == 0 else 1) * (1 / by if by > 0 else 0) * (0.5 if self.bits == 4 else self.step))
+
+        def far(ids: np.ndarray) -> np.ndarray:
+            dots = factor * (self.values(ids) @ v).astype(np.float32)
+            made: np.ndarray = (self.squares[ids] if len(self.squares) else 0) - (self.factors[ids] if len(self.factors) else 1) * dots
+            return made
+
+        return far
+
+    def inverse(self, query: np.ndarray) -> float:
+        square = float(query @ query)
+        return 1 / square**0.5 if square > 0 else 0.0
+
+    def nearest(self, query: np.ndarray, entry: list[Entry], k: int) -> tuple[list[int], list[float]]:
+        """The k nearest by their full rows; ends where three standard deviations of the error seen would not bring another in."""
+        best: list[Entry] = []
+        errors: list[float] = []
+        for at in range(0, len(entry), 4):
+            if at >= max(8, k) and self.metric < 3 and entry[at][0] + np.mean(errors) - 3 * np.std(errors) > best[-1][0]:
+                break
+            ids = np.array([node for _, node in entry[at : at + 4]])
+            rows = self.points[ids]
+            if self.metric == 0:
+                out = ((rows - query) ** 2).sum(1)
+            elif self.metric < 3:
+                dots = rows @ query
+                out = -dots if self.metric == 1 else 1 - dots * (np.float32(self.inverse(query)) * self.scale[ids])
+            else:
+                out = np.abs(rows - query).sum(1) if self.metric == 3 else (rows != query).sum(1).astype(np.float32)
+            for (estimate, node), d in zip(entry[at : at + 4], out.tolist(), strict=True):
+                errors.append(d - estimate)
+                best.insert(bisect_left(best, (d, node)), (d, node))
+                del best[k:]
+        return [node for _, node in best], [d for d, _ in best]
+
+    def search(self, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:
+            raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
+        cap = ef if mask is None else min(len(self.codes), 32 * ef)
+
+        def one(query: np.ndarray) -> list[Entry]:
+            pool, found = walk(self.far_from(query), self.links, len(self.codes), cap, mask, ef)
+            return pool if mask is None else found
+
+        return self._each(queries, k, depth, one)
+
+    def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= k <= depth:
+            raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
+        allowed = np.arange(len(self.codes)) if mask is None else np.flatnonzero(mask)
+        return self._each(queries, k, depth, lambda q: sorted(zip(self.far_from(q)(allowed).tolist(), allowed.tolist(), strict=True)))
+
+    def _each(self, queries: np.ndarray, k: int, depth: int, entries_of: Callable[[np.ndarray], list[Entry]]) -> tuple[np.ndarray, np.ndarray]:
+        ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
+        if queries.shape[1] != self.d:
+            raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {self.d}; a mask has one entry a row")
+        for i, query in enumerate(queries if k else []):
+            rows, distances = self.nearest(query, entries_of(query)[:depth], k)
+            ids[i, : len(rows)], far[i, : len(rows)] = rows, distances
+        return ids, far
