@@ -10,7 +10,6 @@ from lsmtensor import kernels
 from lsmtensor.bench import datasets
 from lsmtensor.errors import CorruptionError, InvalidArgumentError
 from lsmtensor.indexes import fqg as module
-from lsmtensor.kernels.numpy_codes import entries
 from lsmtensor.testing.indexes import expect, recall, true_distances, vectors
 
 BACKENDS = [name for name, how in kernels.available().items() if not how.startswith("unavailable")]
@@ -63,7 +62,7 @@ def test_every_row_is_reached(metric):
     index = made(vectors(3, 3000, 16, clusters=40), metric=metric)
     links = index._links.array
     reached = np.zeros(len(links), bool)
-    module.spread(links, np.array([0, *entries(len(links))]), reached)
+    module.spread(links, index._begins(), reached)
     assert reached.all()
     for i, row in enumerate(links):
         near = row[row != module.NONE].tolist()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError
-from ..kernels.contract import COSINE, HAMMING, L1, L2
+from ..kernels.contract import COSINE, HAMMING, L1, L2, mix64
 from ..kernels.numpy_codes import entries
 from . import REGISTRY
 from .base import Found, VectorIndex
@@ -28,6 +28,10 @@ LEAST = 256
 SHARE, BATCH = 16, 2048
 # over this share of rows that stick out of the grid it is learned again
 DRIFT = 0.05
+# 4-bit codes are kept if of so many rows' ten nearest this share is among the 33 nearest by code
+SAMPLE, APART = 64, 0.99
+# every so many rows one is in the graph above, once there are so many
+TOP_SHARE, TOP_LEAST, TOP_DEGREE = 64, 4096, 16
 # squared, in 256ths: links of the last pass may be 1.1 times as far as what is reached through others
 TIGHT, LOOSE = 256, 310
 # nanoseconds, for the choice between scan and walk: a row scanned, a row walked to
@@ -37,7 +41,8 @@ SCANNED, WALKED = 6.0, 22.0
 @REGISTRY.register("fqg")
 class FQG(VectorIndex):
     """``degree`` links a row, found by a beam of ``ef_construction`` in ``passes`` passes; walked over codes of ``quant`` (int4, int8;
-    auto: int4 from 128 dimensions) with a beam of ``ef``, whose ``rerank`` nearest (0: 2.5 k + 8 for int4, 1.4 k + 8 for int8) are looked at in full.
+    auto: int4 from 128 dimensions where it tells neighbours apart) with a beam of ``ef``, whose ``rerank`` nearest (0: all) are looked at in full, until the
+    error seen allows no more.
 
     Build about O(n log n), ``ef_construction * degree`` code distances a row and pass; search O(ef log n). Memory 4 ``degree`` + d / 2
     (int4) or d (int8) bytes a row beside the vectors. ``ef`` and ``rerank`` are search parameters too.
@@ -48,7 +53,7 @@ class FQG(VectorIndex):
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 32,
-        ef_construction: int = 64, passes: int = 2, quant: str = "auto", ef: int = 48, rerank: int = 0, seed: int = 0,
+        ef_construction: int = 64, passes: int = 2, quant: str = "auto", ef: int = 64, rerank: int = 0, seed: int = 0,
     ) -> None:  # fmt: skip
         limits = {
             "degree": (degree, 4, 512), "ef_construction": (ef_construction, 4, 100_000), "passes": (passes, 1, 4), "ef": (ef, 1, 1_000_000),
@@ -80,6 +85,8 @@ class FQG(VectorIndex):
         self._scale = Rows(np.empty(0, np.float32))
         self._codes = Rows(np.empty((0, 0), np.uint8))
         self._squares, self._factors = Rows(np.empty(0, np.float32)), Rows(np.empty(0, np.float32))
+        # the graph over every 64th row in which walks find where to begin
+        self._top_rows, self._top_links = np.empty(0, np.uint32), np.empty((0, min(TOP_DEGREE, self.degree)), np.uint32)
         # 8-bit codes and their sums while rows are being added
         self._eight: tuple[Rows, Rows] | None = None
         # rows linked, and those that the grid does not hold
@@ -123,6 +130,9 @@ class FQG(VectorIndex):
             self._clear()
             self._insert(0, stop)
             return
+        if fresh and self.quant == "auto" and self._bits == 4 and not self._tells_apart():
+            self._bits = 8
+            self._encode(0, stop)
         start = self._done
         self._build(start, stop)
         if stop - start > stop // 8:
@@ -134,7 +144,10 @@ class FQG(VectorIndex):
         assert grid is not None
         for at in range(len(self._scale), stop, 65536):
             self._scale.append(self._inverse_norms(vectors[at : min(at + 65536, stop)]))
-        if self._eight is None:
+        if start == 0:
+            self._eight = Rows(np.empty((0, -(-self.dim // LINE) * LINE), np.uint8)), Rows(np.empty((0, 2), np.int32))
+            self._out = 0
+        elif self._eight is None:
             codes, sums, _ = grid.eight(vectors[:start], self._scale.array[:start])
             self._eight = Rows(codes), Rows(sums)
         codes, sums, out = grid.eight(vectors[start:stop], self._scale.array[start:stop])
@@ -146,6 +159,7 @@ class FQG(VectorIndex):
             codes, squares, factors = grid.four(vectors[start:stop], self._scale.array[start:stop])
         if start == 0:
             self._codes = Rows(codes)
+            self._squares, self._factors = Rows(np.empty(0, np.float32)), Rows(np.empty(0, np.float32))
         else:
             self._codes.append(codes)
         if self._code in (L2, COSINE):
@@ -153,63 +167,111 @@ class FQG(VectorIndex):
             self._squares.append(squares if self._code == L2 else squares / 2)
         self._factors.append(factors)
 
+    def _tells_apart(self) -> bool:
+        """Whether the 4-bit codes of neighbours are among the nearest: rows of tight clusters differ by less than the codes do."""
+        n, k = len(self._codes), 11
+        chosen = np.sort(np.random.default_rng(self.seed).choice(n, min(n, SAMPLE), replace=False))
+        queries = self._vectors.array[chosen]
+        _, true = self._kernels.topk(queries, self._vectors.array, k, self._code, None)
+        _, found = self._kernels.code_scan(self._ready(), queries, k, 3 * k, None)
+        self._net = self._short = None
+        return float((found <= true[:, -1:] + 1e-6 * np.abs(true[:, -1:])).mean()) >= APART
+
     def _build(self, start: int, stop: int) -> None:
+        assert self._eight is not None
+        codes, sums = (rows.array[:stop] for rows in self._eight)
         bulk = stop - start > start // 8
         # rows have slack while many come: to thin one out costs as much as to find its links
-        width = self.degree + self.degree // 2 if bulk else self.degree
-        links = aligned((stop, width), np.uint32)
+        links = aligned((stop, self.degree + self.degree // 2 if bulk else self.degree), np.uint32)
         links[:] = NONE
         links[:start, : self.degree] = self._links.array
         passes = self.passes if bulk else 1
         try:
+            if bulk and stop >= TOP_LEAST:
+                self._build_top(codes, sums, stop)
             for number in range(passes):
-                alpha = LOOSE if number == passes - 1 else TIGHT
-                self._pass(links, start, stop, number > 0, alpha)
+                self._pass(codes, sums, links, start, stop, number > 0, LOOSE if number == passes - 1 else TIGHT)
         finally:
             # broken off, the rows linked so far stay
-            self._links = Rows(links[: self._done] if not bulk else self._shrunk(links))
+            self._links = Rows(links[: self._done] if not bulk else self._shrunk(codes, sums, links))
+            if self._done < stop and len(self._top_rows) and int(self._top_rows.max()) >= self._done:
+                self._top_rows, self._top_links = self._top_rows[:0], self._top_links[:0]
             if bulk:
-                connect(self._links.array)
+                connect(self._links.array, self._begins())
             self._net = self._short = None
 
-    def _pass(self, links: np.ndarray, start: int, stop: int, again: bool, alpha: int) -> None:
-        assert self._eight is not None
-        codes, sums = self._eight[0].array[:stop], self._eight[1].array[:stop]
-        at = start
-        if not again and at == 0:
-            self._done = at = 1
-        with ThreadPoolExecutor(self.threads) as pool:
-            while at < stop:
-                end = min(stop, at + min(BATCH, max(1, (stop if again else at) // SHARE)))
-                have = stop if again else at
+    def _build_top(self, codes: np.ndarray, sums: np.ndarray, n: int) -> None:
+        """A graph over every 64th row or so: in tight clusters a walk from anywhere would end in the first one it meets."""
+        rows = np.flatnonzero(mix64(np.arange(n, dtype=np.uint64) + np.uint64(self.seed)) % np.uint64(TOP_SHARE) == 0)
+        codes, sums = np.ascontiguousarray(codes[rows]), np.ascontiguousarray(sums[rows])
+        links = np.full((len(rows), min(TOP_DEGREE, self.degree)), NONE, np.uint32)
+        self._batches(codes, sums, links, np.arange(len(rows)), 0, None, LOOSE, False)
+        self._top_rows, self._top_links = rows.astype(np.uint32), links
 
-                def link(part: np.ndarray, have: int = have) -> np.ndarray:
+    def _pass(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray, start: int, stop: int, again: bool, alpha: int) -> None:
+        top, nodes = None, np.arange(start, stop)
+        if len(self._top_rows):
+            rows = self._top_rows
+            top = np.ascontiguousarray(codes[rows]), np.ascontiguousarray(sums[rows]), self._top_links, rows
+            if not again:
+                # those above first: others begin at them
+                above = rows[rows >= start].astype(np.int64)
+                self._batches(codes, sums, links, above, start, None, alpha, again)
+                self._batches(codes, sums, links, np.setdiff1d(nodes, above), start + len(above), top, alpha, again, start)
+                return
+        self._batches(codes, sums, links, nodes, stop if again else start, top, alpha, again, start)
+
+    def _batches(
+        self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray, nodes: np.ndarray, have: int, top: Any, alpha: int, again: bool,
+        start: int | None = None,
+    ) -> None:  # fmt: skip
+        """Link some rows, beside ``have`` that are; each batch sees the graph as it was before."""
+        at, none = 0, np.empty(0, np.uint32)
+        linked = np.arange(have) if top is None and have and not again else nodes[:0]
+        if have == 0:
+            at, linked = 1, nodes[:1]
+            self._note(nodes, at, start)
+        with ThreadPoolExecutor(self.threads) as pool:
+            while at < len(nodes):
+                end = min(len(nodes), at + min(BATCH, max(1, (have if again else have + at) // SHARE)))
+                some, starts = nodes[at:end], none
+                if top is None:
+                    there = np.concatenate([linked, nodes[:at]]) if have else nodes[:at]
+                    starts = (nodes if again else there)[entries(len(nodes if again else there))].astype(np.uint32)
+
+                def link(part: np.ndarray, starts: np.ndarray = starts) -> np.ndarray:
                     made: np.ndarray = self._kernels.code_link(
-                        codes, sums, self._code, links, int(part[0]), int(part[-1]) + 1, have, self.ef_construction, self.degree, alpha
+                        codes, sums, self._code, links, part, starts, top, self.ef_construction, min(self.degree, links.shape[1]), alpha
                     )
                     return made
 
-                parts = min(self.threads, end - at)
+                parts = min(self.threads, len(some))
                 if parts == 1:
-                    out = link(np.array([at, end - 1]))
-                    self._kernels.code_reverse(codes, sums, self._code, links, out, at, alpha, 0, 1)
+                    self._kernels.code_reverse(codes, sums, self._code, links, link(some), some, alpha, 0, 1)
                 else:
-                    out = np.concatenate(list(pool.map(link, np.array_split(np.arange(at, end), parts))))
+                    out = np.concatenate(list(pool.map(link, np.array_split(some, parts))))
                     back = [
-                        pool.submit(self._kernels.code_reverse, codes, sums, self._code, links, out, at, alpha, part, parts)
+                        pool.submit(self._kernels.code_reverse, codes, sums, self._code, links, out, some, alpha, part, parts)
                         for part in range(parts)
                     ]
                     for done in back:
                         done.result()
                 at = end
-                self._done = max(self._done, at)
+                self._note(nodes, at, start)
 
-    def _shrunk(self, links: np.ndarray) -> np.ndarray:
-        assert self._eight is not None
+    def _note(self, nodes: np.ndarray, at: int, start: int | None) -> None:
+        """Rows are whole up to the last of those that come in order."""
+        if start is not None:
+            self._done = max(self._done, int(nodes[at - 1]) + 1)
+
+    def _shrunk(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray) -> np.ndarray:
         n = self._done
-        codes, sums = self._eight[0].array[:n], self._eight[1].array[:n]
-        made: np.ndarray = self._kernels.code_shrink(codes, sums, self._code, links, 0, n, self.degree, LOOSE)
+        made: np.ndarray = self._kernels.code_shrink(codes[:n], sums[:n], self._code, links, 0, n, self.degree, LOOSE)
         return made
+
+    def _begins(self) -> np.ndarray:
+        """Rows that walks begin at."""
+        return self._top_rows.astype(np.int64) if len(self._top_rows) else entries(self._done) if self._done else np.empty(0, np.int64)
 
     def _cut(self, n: int) -> None:
         for part in (self._links, self._scale, self._codes, self._squares, self._factors, *(self._eight or ())):
@@ -228,19 +290,15 @@ class FQG(VectorIndex):
         # one plain query takes the short way: the checks of many cost more than its walk
         if filter is None and self._short is not None and type(k) is int:
             ef = params.get("ef", self.ef) if params else self.ef
-            depth = self.rerank or self._deep(k)
-            if type(ef) is int and k <= depth < self._done and len(params) == ("ef" in params):
-                found = self._short(self._net, queries, k, ef if ef > depth else depth, depth)
+            if type(ef) is int and len(params) == ("ef" in params):
+                width = max(ef, k, self.rerank)
+                found = self._short(self._net, queries, k, width, max(k, self.rerank) if self.rerank else width) if width < self._done else None
                 if found is not None:
                     rows, distances = found
                     if self._code == L2:
                         np.sqrt(distances, out=distances)
                     return (rows if self._ids is None else self._ids.array[rows]), distances
         return super().search(queries, k, filter, **params)
-
-    def _deep(self, k: int) -> int:
-        """How many rows are looked at in full, at most: 4-bit estimates put one of the ten nearest beyond 25 once in a thousand times."""
-        return 8 + (k * 5 // 2 if self._bits == 4 else k * 7 // 5)
 
     def _near(
         self, queries: np.ndarray, k: int, mask: np.ndarray | None, ef: int | None = None, rerank: int | None = None, **params: Any
@@ -252,9 +310,10 @@ class FQG(VectorIndex):
         matches = n if mask is None else int(np.count_nonzero(mask))
         if matches == n:
             mask = None
-        depth = max(k, int(rerank or self.rerank or self._deep(k)))
-        width = max(self.ef if ef is None else int(ef), depth)
-        if self._done == 0 or depth >= matches:
+        most = int(rerank or self.rerank)
+        width = max(self.ef if ef is None else int(ef), k, most)
+        depth = max(k, most) if most else width
+        if self._done == 0 or width >= matches:
             rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
             return rows, distances
         net = self._ready()
@@ -271,12 +330,22 @@ class FQG(VectorIndex):
     def _ready(self) -> Any:
         if self._net is None:
             assert self._grid is not None
-            self._net = self._kernels.code_net(
-                self._vectors.array, self._scale.array, self._code, self._grid.mean, self._grid.step, self._codes.array,
-                self._squares.array, self._factors.array, self._bits, self._links.array,
-            )  # fmt: skip
+            parts = (self._vectors, self._scale, self._codes, self._squares, self._factors)
+            arrays = [rows.array for rows in parts]
+            links = self._links.array if len(self._links) else np.empty((0, 0), np.uint32)
+            top, rows = None, None
+            if len(links) and len(self._top_rows):
+                rows = self._top_rows
+                top = self._made([np.ascontiguousarray(a[rows]) if len(a) else a for a in arrays], self._top_links, None, None)
+            self._net = self._made(arrays, links, top, rows)
             self._short = self._kernels.code_one if self._dead == 0 else None
         return self._net
+
+    def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None) -> Any:
+        assert self._grid is not None
+        vectors, scale, codes, squares, factors = arrays
+        grid = self._grid
+        return self._kernels.code_net(vectors, scale, self._code, grid.mean, grid.step, codes, squares, factors, self._bits, links, top, rows)
 
     def remove(self, ids: Any) -> int:
         self._short = self._net = None
@@ -287,11 +356,13 @@ class FQG(VectorIndex):
     def _arrays(self) -> dict[str, np.ndarray]:
         if self._grid is None:
             return {}
-        arrays = {"mean": self._grid.mean, "step": np.array([self._grid.step, self._out], np.float32), "links": self._links.array, "codes": self._codes.array}
+        arrays = {"top_rows": self._top_rows, "top_links": self._top_links, "mean": self._grid.mean, "step": np.array([self._grid.step, self._out], np.float32), "links": self._links.array, "codes": self._codes.array}
         optional = {"squares": self._squares, "factors": self._factors} | ({"scale": self._scale} if self._code == COSINE else {})
         return arrays | {name: rows.array for name, rows in optional.items() if len(rows)}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        if self.quant == "auto" and "mean" in arrays:
+            self._bits = 4 if "factors" in arrays else 8
         n, lines = len(self._vectors), -(-self.dim * self._bits // (8 * LINE))
         if "mean" not in arrays:
             if n >= LEAST:
@@ -309,6 +380,12 @@ class FQG(VectorIndex):
         links = arrays["links"]
         if not ((links < n) | (links == NONE)).all() or not float(arrays["step"][0]) > 0:
             raise CorruptionError(f"the graph of an fqg index links to rows beyond its {n}, or its step is {arrays['step'][0]}")
+        rows, above = arrays.get("top_rows", links[:0, 0]), arrays.get("top_links", links[:0, :TOP_DEGREE])
+        if rows.dtype != np.uint32 or rows.ndim != 1 or above.dtype != np.uint32 or above.shape != (len(rows), min(TOP_DEGREE, self.degree)):
+            raise CorruptionError(f"the graph above an fqg index has rows {rows.dtype} {rows.shape} and links {above.dtype} {above.shape}")
+        if (rows >= n).any() or not ((above < len(rows)) | (above == NONE)).all():
+            raise CorruptionError(f"the graph above an fqg index leads beyond its {len(rows)} rows of {n}")
+        self._top_rows, self._top_links = rows, above
         self._grid = Grid(arrays["mean"], float(arrays["step"][0]), self._code)
         self._links, self._codes = Rows(links), Rows(arrays["codes"])
         self._squares, self._factors = (Rows(arrays.get(name, np.empty(0, np.float32))) for name in ("squares", "factors"))
@@ -323,13 +400,13 @@ class FQG(VectorIndex):
         }  # fmt: skip
 
 
-def connect(links: np.ndarray) -> None:
+def connect(links: np.ndarray, begins: np.ndarray) -> None:
     """Give every row that no walk would come to a link from a row near it: rows lose their last link for it, so look again, a few
     times. What is left is equal to so many rows that no graph holds them; a search that comes back short is a scan. O(links)."""
     n = len(links)
     for _ in range(3):
         reached = np.zeros(n, bool)
-        spread(links, np.array([0, *entries(n)]) if n else np.empty(0, np.int64), reached)
+        spread(links, begins, reached)
         lost = np.flatnonzero(~reached)
         if len(lost) == 0:
             return

@@ -358,31 +358,34 @@ def graph_search(
 
 @kernel("graph", "exact")
 def code_link(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, have: int, ef: int, degree: int, alpha: int,
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, nodes: np.ndarray, starts: np.ndarray, top: Any, ef: int, degree: int,
+    alpha: int,
 ) -> np.ndarray:  # fmt: skip
-    """uint32 (stop - start, degree): links for rows [start, stop) from a walk among the first ``have``, ended by 0xFFFFFFFF.
+    """uint32 (len(nodes), degree): links for some rows, int64, from walks in the graph as it is; a row ends at 0xFFFFFFFF.
 
     codes uint8 (n, lines * 64), values around 128; sums int32 (n, 2), of squares and of values around 128; links uint32 (n, width),
-    which is only read. The ``ef`` nearest of a walk and the links that a row has are its candidates; nearest first, each is kept
-    that no kept one comes between: alpha d(kept, it) > 256 d(row, it), without alpha for inner products. Ties go to the lower row.
+    which is only read. A walk begins at ``starts``, uint32, at most 32; where there are none, at the four nearest that a walk 8 wide finds in
+    ``top``: (codes, sums, links, rows uint32) of a graph over some rows. Candidates are the ``ef`` nearest of the walk and the links that
+    the row has; nearest first, each is kept that no kept one comes between: alpha d(kept, it) > 256 d(row, it), without alpha for inner
+    products. Ties go to the lower row.
     """
     from . import numpy_codes
 
-    return numpy_codes.link(codes, sums, metric, links, start, stop, have, ef, degree, alpha)
+    return numpy_codes.link(codes, sums, metric, links, nodes, starts, top, ef, degree, alpha)
 
 
 @kernel("graph", "exact")
 def code_reverse(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, start: int, alpha: int, part: int, parts: int,
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, nodes: np.ndarray, alpha: int, part: int, parts: int,
 ) -> None:  # fmt: skip
-    """Give rows from ``start`` on the links that `code_link` found, and each of these the link back.
+    """Give rows ``nodes`` the links that `code_link` found, and each of these the link back.
 
     Only rows whose number leaves ``part`` modulo ``parts`` are changed: the parts together are the whole, whatever runs beside what.
     A row of links (n, width) that overflows is chosen anew, up to the width of ``out``, as in `code_link`.
     """
     from . import numpy_codes
 
-    numpy_codes.reverse(codes, sums, metric, links, out, start, alpha, part, parts)
+    numpy_codes.reverse(codes, sums, metric, links, out, nodes, alpha, part, parts)
 
 
 @kernel("graph", "exact")
@@ -399,7 +402,7 @@ def code_shrink(
 @kernel("graph", "exact")
 def code_net(
     points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-    factors: np.ndarray, bits: int, links: np.ndarray,
+    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None,
 ) -> Any:  # fmt: skip
     """Rows and their codes in a backend's own form, checked once, for `code_search`, `code_one` and `code_scan`.
 
@@ -407,11 +410,12 @@ def code_net(
     c - 128, or 4, values 2 c - 15, where bytes of a line hold values i and i + 64. A query (l2: less the mean), scaled to 127 by its
     largest value and rounded, is v; a row is estimated at square - factor f (v . values), f undoing the query's scale: squares
     float32 (n,) for l2, else (0,); factors float32 (n,) of 4-bit rows, else (0,) and ``step`` for all. l1 and hamming compare 8-bit codes
-    with those of the query. links uint32 (n, width), or (0, 0).
+    with those of the query. links uint32 (n, width), or (0, 0). A walk begins at the four nearest that one
+    8 wide finds in ``top``, the net of a graph over ``rows``, uint32; without it at 32 rows scattered over all.
     """
     from . import numpy_codes
 
-    return numpy_codes.Net(points, scale, metric, mean, step, codes, squares, factors, bits, links)
+    return numpy_codes.Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
 
 
 def _guard_code_search(net: Any, queries: np.ndarray, *rest: Any) -> tuple[Any, ...]:
@@ -447,3 +451,15 @@ def code_one(net: Any, query: np.ndarray, k: int, ef: int, depth: int) -> tuple[
 def code_scan(net: Any, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The same over every row whose mask is not 0: ``depth`` by estimate, of these the k nearest. O(q n d / 64) and depth full distances."""
     return net.scan(queries, k, depth, mask)  # type: ignore[no-any-return]
+
+
+@kernel("quantized", "rounding", _guard_code_search)
+def code_ranges(
+    net: Any, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, k: int, depth: int, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `code_scan`, over ranges of places: ranges int64 (q, p, 2), of which a query's do not overlap.
+
+    Codes, squares and factors of the net lie in some order of rows: order int64 (n,), a permutation, says whose are at a place. Points, scale and
+    mask are by row. O(places d / 64) a query and depth full distances.
+    """
+    return net.ranges(queries, order, ranges, k, depth, mask)  # type: ignore[no-any-return]

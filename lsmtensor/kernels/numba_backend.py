@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from .contract import code_one, code_scan, code_search
+from .contract import code_one, code_ranges, code_scan, code_search
 from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 
@@ -204,6 +204,6 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 __all__ = [
-    "code_link", "code_net", "code_one", "code_reverse", "code_scan", "code_search", "code_shrink",
+    "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink",
     "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "topk",
 ]  # fmt: skip

@@ -12,7 +12,9 @@ from .numba_graph import NONE, _add
 from .numba_graph import distance as _distance
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
-AHEAD = numpy_codes.AHEAD
+# as in numpy_codes.py: written out, since the cache of compiled code looks at this file alone
+AHEAD, TOP, BEGIN = 2, 8, 4
+assert (numpy_codes.AHEAD, numpy_codes.TOP, numpy_codes.BEGIN) == (AHEAD, TOP, BEGIN)
 
 
 @_jit
@@ -142,16 +144,38 @@ def _select(codes, sums, metric, cand, cand_n, count, limit, alpha, values, row)
 
 
 @_jit
-def _link(codes, sums, metric, links, start, stop, starts, ef, degree, alpha, out):  # type: ignore[no-untyped-def]
+def _begin(codes, sums, squares, factors, bits, metric, own, values, node, factor, less, links, rows, scattered, seen, epoch):  # type: ignore[no-untyped-def]
+    """The rows that a walk begins at, by one in the graph above."""
+    none8, nonef, nonei = np.empty(0, np.uint8), np.empty(0, np.float64), np.empty(0, np.int64)
+    pool, pool_n, done = np.empty(TOP, np.float64), np.empty(TOP, np.int64), np.zeros(TOP, np.uint8)
+    size, _ = _walk(codes, sums, squares, factors, bits, metric, own, values, node, factor, less, links, scattered, TOP, none8, 0, seen, epoch,
+                    pool, pool_n, done, nonef, nonei, none8)  # fmt: skip
+    out = np.empty(min(size, BEGIN), np.int64)
+    for i in range(out.shape[0]):
+        out[i] = rows[pool_n[i]]
+    return out
+
+
+@_jit
+def _link(codes, sums, metric, links, nodes, starts, top_codes, top_sums, top_links, top_rows, scattered, ef, degree, alpha, out):  # type: ignore[no-untyped-def]
     n, room = codes.shape[0], ef + links.shape[1] + 1
     seen, none8, nonef = np.zeros(n, np.int64), np.empty(0, np.uint8), np.empty(0, np.float32)
     pool, pool_n, done = np.empty(ef, np.float64), np.empty(ef, np.int64), np.zeros(ef, np.uint8)
     cand, cand_n, cand_done = np.empty(room, np.float64), np.empty(room, np.int64), np.zeros(room, np.uint8)
     values, others = np.empty(codes.shape[1], np.int8), np.empty(codes.shape[1], np.int8)
-    for node in range(start, stop):
+    top_seen = np.zeros(top_codes.shape[0], np.int64)
+    own_sums = np.empty((top_codes.shape[0] + 1, 2), np.int32)
+    for turn in range(nodes.shape[0]):
+        node = nodes[turn]
         _centre(codes[node], values)
-        size, _ = _walk(codes, sums, nonef, nonef, 8, metric, codes[node], values, node, np.float32(0), 0, links, starts, ef, none8, 0, seen,
-                        node - start + 1, pool, pool_n, done, cand, cand_n, cand_done)  # fmt: skip
+        begin = starts
+        if starts.shape[0] == 0:
+            # the row itself as one more beyond those above
+            own_sums[:-1], own_sums[-1] = top_sums, sums[node]
+            begin = _begin(top_codes, own_sums, nonef, nonef, 8, metric, codes[node], values, top_codes.shape[0], np.float32(0), 0, top_links, top_rows,
+                           scattered, top_seen, turn + 1)  # fmt: skip
+        size, _ = _walk(codes, sums, nonef, nonef, 8, metric, codes[node], values, node, np.float32(0), 0, links, begin, ef, none8, 0, seen,
+                        turn + 1, pool, pool_n, done, cand, cand_n, cand_done)  # fmt: skip
         count = 0
         for j in range(size):
             if pool_n[j] != node:
@@ -171,7 +195,7 @@ def _link(codes, sums, metric, links, start, stop, starts, ef, degree, alpha, ou
             if not there:
                 _add(cand, cand_n, cand_done, count, room, _between(codes, sums, metric, codes[node], values, node, other), other)
                 count += 1
-        _select(codes, sums, metric, cand, cand_n, count, degree, alpha, others, out[node - start])
+        _select(codes, sums, metric, cand, cand_n, count, degree, alpha, others, out[turn])
 
 
 @_jit
@@ -189,13 +213,13 @@ def _choose(codes, sums, metric, owner, ids, count, degree, alpha, row):  # type
 
 
 @_jit
-def _reverse(codes, sums, metric, links, out, start, alpha, part, parts):  # type: ignore[no-untyped-def]
+def _reverse(codes, sums, metric, links, out, nodes, alpha, part, parts):  # type: ignore[no-untyped-def]
     degree, width = out.shape[1], links.shape[1]
     many = np.empty(width + 1, np.int64)
     for i in range(out.shape[0]):
-        if (start + i) % parts == part:
-            links[start + i, :degree] = out[i]
-            links[start + i, degree:] = NONE
+        if nodes[i] % parts == part:
+            links[nodes[i], :degree] = out[i]
+            links[nodes[i], degree:] = NONE
     for i in range(out.shape[0]):
         for j in range(degree):
             owner = np.int64(out[i, j])
@@ -204,12 +228,12 @@ def _reverse(codes, sums, metric, links, out, start, alpha, part, parts):  # typ
             if owner % parts != part:
                 continue
             row, n = links[owner], 0
-            while n < width and row[n] != NONE and row[n] != start + i:
+            while n < width and row[n] != NONE and row[n] != nodes[i]:
                 n += 1
             if n < width:
-                row[n] = start + i
+                row[n] = nodes[i]
                 continue
-            many[:width], many[width] = row, start + i
+            many[:width], many[width] = row, nodes[i]
             _choose(codes, sums, metric, owner, many, width + 1, degree, alpha, row)
 
 
@@ -232,17 +256,23 @@ def _shrink(codes, sums, metric, links, start, stop, degree, alpha, out):  # typ
 
 
 def code_link(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, have: int, ef: int, degree: int, alpha: int,
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, nodes: np.ndarray, starts: np.ndarray, top: Any, ef: int, degree: int,
+    alpha: int,
 ) -> np.ndarray:  # fmt: skip
-    out = np.full((stop - start, degree), NONE, np.uint32)
-    _link(codes, sums, metric, links, start, stop, numpy_codes.entries(have), ef, degree, alpha, out)
+    out = np.full((len(nodes), degree), NONE, np.uint32)
+    begin = np.array(list(dict.fromkeys(starts.tolist())), np.int64)
+    if top is None:
+        top = codes[:0], sums[:0], links[:0], np.empty(0, np.uint32)
+    scattered = numpy_codes.entries(len(top[3])) if len(top[3]) else np.empty(0, np.int64)
+    above: tuple[np.ndarray, ...] = top
+    _link(codes, sums, metric, links, nodes, begin, above[0], above[1], above[2], above[3], scattered, ef, degree, alpha, out)  # type: ignore[call-arg]
     return out
 
 
 def code_reverse(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, start: int, alpha: int, part: int, parts: int,
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, nodes: np.ndarray, alpha: int, part: int, parts: int,
 ) -> None:  # fmt: skip
-    _reverse(codes, sums, metric, links, out, start, alpha, part, parts)
+    _reverse(codes, sums, metric, links, out, nodes, alpha, part, parts)
 
 
 def code_shrink(
@@ -296,9 +326,9 @@ def _nearest(x, inverse, points, scale, metric, entry, entry_n, n, k, best, best
 
 
 @_jit
-def _queries(queries, points, scale, metric, mean, step, codes, squares, factors, bits, links, starts, walk, k, ef, cap, depth, mask, ids, far):  # type: ignore[no-untyped-def]
+def _queries(queries, points, scale, metric, mean, step, codes, squares, factors, bits, links, starts, top_codes, top_squares, top_factors, top_links, top_rows, walk, k, ef, cap, depth, mask, ids, far):  # type: ignore[no-untyped-def]
     masked, n = mask.shape[0] > 0, codes.shape[0]
-    seen = np.zeros(n if walk else 0, np.int64)
+    seen, top_seen = np.zeros(n if walk else 0, np.int64), np.zeros(top_codes.shape[0], np.int64)
     pool, pool_n, done = np.empty(cap, np.float64), np.empty(cap, np.int64), np.zeros(cap, np.uint8)
     found, found_n, none = np.empty(ef, np.float64), np.empty(ef, np.int64), np.zeros(max(ef, k), np.uint8)
     values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
@@ -311,7 +341,11 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
         inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
         factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
         if walk:
-            size, hits = _walk(codes, sums, squares, factors, bits, metric, own, values, -1, factor, less, links, starts, cap, mask, ef, seen,
+            begin = starts
+            if top_rows.shape[0]:
+                begin = _begin(top_codes, sums, top_squares, top_factors, bits, metric, own, values, -1, factor, less, top_links, top_rows, starts, top_seen,
+                               q + 1)  # fmt: skip
+            size, hits = _walk(codes, sums, squares, factors, bits, metric, own, values, -1, factor, less, links, begin, cap, mask, ef, seen,
                                q + 1, pool, pool_n, done, found, found_n, none)  # fmt: skip
         else:
             size = hits = 0
@@ -328,6 +362,30 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
         ids[q, :got], far[q, :got] = best_n[:got], best[:got]
 
 
+@_jit
+def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors, bits, order, ranges, k, depth, mask, ids, far):  # type: ignore[no-untyped-def]
+    pool, pool_n, done = np.empty(depth, np.float64), np.empty(depth, np.int64), np.zeros(depth, np.uint8)
+    values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
+    best, best_n, none = np.empty(k, np.float32), np.empty(k, np.int64), np.zeros(k, np.uint8)
+    for q in range(queries.shape[0]):
+        x, square, size = queries[q], np.float32(0), 0
+        for i in range(x.shape[0]):
+            square += x[i] * x[i]
+        inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+        factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
+        for r in range(ranges.shape[1]):
+            for at in range(ranges[q, r, 0], ranges[q, r, 1]):
+                if mask.shape[0] and not mask[order[at]]:
+                    continue
+                d = _estimate(codes, squares, factors, bits, metric, own, values, factor, less, at)
+                if _add(pool, pool_n, done, size, depth, d, at) >= 0:
+                    size = min(size + 1, depth)
+        for i in range(size):
+            pool_n[i] = order[pool_n[i]]
+        got = _nearest(x, inverse, points, scale, metric, pool, pool_n, size, k, best, best_n, none)
+        ids[q, :got], far[q, :got] = best_n[:got], best[:got]
+
+
 class Net(numpy_codes.Net):
     """The arrays that numpy's holds, walked by compiled loops."""
 
@@ -335,12 +393,29 @@ class Net(numpy_codes.Net):
         if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:
             return super().search(queries, k, ef, depth, mask)  # says what is wrong
         cap = ef if mask is None else min(len(self.codes), 32 * ef)
-        return self._run(queries, numpy_codes.entries(len(self.codes)), True, k, ef, cap, depth, mask)
+        return self._run(queries, numpy_codes.entries(len((self.top or self).codes)), True, k, ef, cap, depth, mask)
 
     def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= k <= depth:
             return super().scan(queries, k, depth, mask)
         return self._run(queries, np.empty(0, np.int64), False, k, 1, max(depth, 1), depth, mask)
+
+    def ranges(
+        self, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, k: int, depth: int, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        ids, far = super().ranges(queries, order, ranges[:, :0], k, depth, mask)
+        if (ranges[:, :, 0] < 0).any() or (ranges[:, :, 0] > ranges[:, :, 1]).any() or (ranges[:, :, 1] > len(order)).any():
+            return super().ranges(queries, order, ranges, k, depth, mask)  # says what is wrong
+        if k and len(queries):
+            allowed = np.empty(0, np.uint8) if mask is None else mask
+            _ranges(queries, self.points, self.scale, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits, order,
+                    ranges, k, depth, allowed, ids, far)  # fmt: skip
+        return ids, far
+
+    def _above(self) -> tuple[np.ndarray, ...]:
+        if self.top is None or self.rows is None:
+            return self.codes[:0], self.squares[:0], self.factors[:0], np.empty((0, 0), np.uint32), np.empty(0, np.int64)
+        return self.top.codes, self.top.squares, self.top.factors, self.top.links, self.rows
 
     def _run(self, queries: np.ndarray, starts: np.ndarray, walk: bool, k: int, ef: int, cap: int, depth: int, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
@@ -349,12 +424,12 @@ class Net(numpy_codes.Net):
         if k and len(queries):
             allowed = np.empty(0, np.uint8) if mask is None else mask
             _queries(queries, self.points, self.scale, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits,
-                     self.links, starts, walk, k, ef, cap, depth, allowed, ids, far)  # fmt: skip
+                     self.links, starts, *self._above(), walk, k, ef, cap, depth, allowed, ids, far)  # type: ignore[call-arg]  # fmt: skip
         return ids, far
 
 
 def code_net(
     points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-    factors: np.ndarray, bits: int, links: np.ndarray,
+    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None,
 ) -> Net:  # fmt: skip
-    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links)
+    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ NONE = 0xFFFFFFFF
 LINE = 64
 # walks begin at so many rows and expand so many at once
 ENTRIES, AHEAD = 32, 2
+# the beam of the walk in the graph above, and how many of what it finds are begun from
+TOP, BEGIN = 8, 4
 
 Entry = tuple[float, int]
 Far = Callable[[np.ndarray], np.ndarray]
@@ -47,13 +50,13 @@ def between(codes: np.ndarray, sums: np.ndarray, metric: int, node: int) -> Far:
 
 
 def walk(
-    far: Far, links: np.ndarray, have: int, cap: int, mask: np.ndarray | None = None, ef: int = 0
+    far: Far, links: np.ndarray, starts: np.ndarray, cap: int, mask: np.ndarray | None = None, ef: int = 0
 ) -> tuple[list[Entry], list[Entry]]:
     """(the ``cap`` nearest reached, the ``ef`` nearest of them that the mask allows), sorted by (distance, row)."""
     pool: list[Entry] = []
     found: list[Entry] = []
     done: set[int] = set()
-    seen = set(fresh := entries(have).tolist())
+    seen = set(fresh := list(dict.fromkeys(starts.tolist())))
     while True:
         if fresh:
             for entry in zip(far(np.array(fresh)).tolist(), fresh, strict=True):
@@ -83,6 +86,12 @@ def walk(
             seen.update(fresh)
 
 
+def above(far: Far, links: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows that a walk begins at, by one in the graph above."""
+    pool, _ = walk(far, links, entries(len(rows)), TOP)
+    return rows[[place for _, place in pool[:BEGIN]]]
+
+
 def select(codes: np.ndarray, sums: np.ndarray, metric: int, candidates: list[Entry], limit: int, alpha: int) -> list[int]:
     """Of sorted candidates each that no kept one comes between."""
     kept: list[int] = []
@@ -96,16 +105,20 @@ def select(codes: np.ndarray, sums: np.ndarray, metric: int, candidates: list[En
 
 
 def link(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, have: int, ef: int, degree: int, alpha: int,
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, nodes: np.ndarray, starts: np.ndarray, top: Any, ef: int, degree: int,
+    alpha: int,
 ) -> np.ndarray:  # fmt: skip
-    out = np.full((stop - start, degree), NONE, np.uint32)
-    for node in range(start, stop):
-        far = between(codes, sums, metric, node)
-        pool, _ = walk(far, links, have, ef)
+    out = np.full((len(nodes), degree), NONE, np.uint32)
+    for i, node in enumerate(nodes.tolist()):
+        far, begin = between(codes, sums, metric, node), starts
+        if len(starts) == 0:
+            rows = top[3].astype(np.int64)
+            begin = above(lambda ids, far=far, rows=rows: far(rows[ids]), top[2], rows)  # type: ignore[misc]
+        pool, _ = walk(far, links, begin, ef)
         old = neighbours(links[node])
         candidates = sorted({*(e for e in pool if e[1] != node), *zip(far(old).tolist(), old.tolist(), strict=True)})
         kept = select(codes, sums, metric, candidates, degree, alpha)
-        out[node - start, : len(kept)] = kept
+        out[i, : len(kept)] = kept
     return out
 
 
@@ -115,15 +128,14 @@ def _chosen(codes: np.ndarray, sums: np.ndarray, metric: int, owner: int, ids: n
 
 
 def reverse(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, start: int, alpha: int, part: int, parts: int,
+    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, nodes: np.ndarray, alpha: int, part: int, parts: int,
 ) -> None:  # fmt: skip
     degree = out.shape[1]
-    for i in range(len(out)):
-        if (start + i) % parts == part:
-            links[start + i] = NONE
-            links[start + i, :degree] = out[i]
-    for i, row in enumerate(out):
-        node = start + i
+    for node, row in zip(nodes.tolist(), out, strict=True):
+        if node % parts == part:
+            links[node] = NONE
+            links[node, :degree] = row
+    for node, row in zip(nodes.tolist(), out, strict=True):
         for owner in neighbours(row).tolist():
             near = neighbours(links[owner])
             if owner % parts != part or node in near:
@@ -150,9 +162,11 @@ def shrink(
 class Net:
     """Rows and their codes, as `code_net` declares them."""
 
+    codes: np.ndarray
+
     def __init__(
         self, points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-        factors: np.ndarray, bits: int, links: np.ndarray,
+        factors: np.ndarray, bits: int, links: np.ndarray, top: Net | None, rows: np.ndarray | None,
     ) -> None:  # fmt: skip
         n, self.d = len(codes), points.shape[1]
         wanted = (n if metric in (0, 2) else 0, n if bits == 4 else 0)
@@ -162,6 +176,9 @@ class Net:
             raise InvalidArgumentError(f"{len(squares)} squares, {len(factors)} factors for {n} codes; squares for l2 and cosine, factors for 4 bits")
         if bits not in (4, 8) or codes.shape[1] % LINE or codes.shape[1] * (8 // bits) < self.d or (metric >= 3 and bits != 8):
             raise InvalidArgumentError(f"codes of {bits} bits in {codes.shape[1]} bytes for {self.d} dimensions; whole lines of 64 bytes, 4 or 8 bits")
+        if top is not None and (rows is None or len(rows) != len(top.codes) or top.d != self.d or rows.max() >= n):
+            raise InvalidArgumentError(f"a graph of {len(top.codes)} rows of {top.d} dimensions above {n} of {self.d}")
+        self.top, self.rows = top, None if rows is None else rows.astype(np.int64)
         self.points, self.scale, self.metric, self.mean, self.step = points, scale, metric, mean, np.float32(step)
         self.codes, self.squares, self.factors, self.bits, self.links = codes, squares, factors, bits, links
 
@@ -226,7 +243,11 @@ class Net:
         cap = ef if mask is None else min(len(self.codes), 32 * ef)
 
         def one(query: np.ndarray) -> list[Entry]:
-            pool, found = walk(self.far_from(query), self.links, len(self.codes), cap, mask, ef)
+            if self.top is None or self.rows is None:
+                starts = entries(len(self.codes))
+            else:
+                starts = above(self.top.far_from(query), self.top.links, self.rows)
+            pool, found = walk(self.far_from(query), self.links, starts, cap, mask, ef)
             return pool if mask is None else found
 
         return self._each(queries, k, depth, one)
@@ -236,6 +257,24 @@ class Net:
             raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
         allowed = np.arange(len(self.codes)) if mask is None else np.flatnonzero(mask)
         return self._each(queries, k, depth, lambda q: sorted(zip(self.far_from(q)(allowed).tolist(), allowed.tolist(), strict=True)))
+
+    def ranges(
+        self, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, k: int, depth: int, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= k <= depth or ranges.shape[0] != len(queries) or len(order) != len(self.codes):
+            raise InvalidArgumentError(f"k {k}, depth {depth}, ranges {ranges.shape}, an order of {len(order)}; give k <= depth, pairs for each query")
+        if (ranges[:, :, 0] < 0).any() or (ranges[:, :, 0] > ranges[:, :, 1]).any() or (ranges[:, :, 1] > len(order)).any():
+            raise InvalidArgumentError(f"a range beyond {len(order)} places")
+        turn = iter(ranges)
+
+        def one(query: np.ndarray) -> list[Entry]:
+            places = np.concatenate([np.empty(0, np.int64), *(np.arange(a, b) for a, b in next(turn))])
+            if mask is not None:
+                places = places[mask[order[places]] != 0]
+            near = sorted(zip(self.far_from(query)(places).tolist(), places.tolist(), strict=True))
+            return [(far, int(order[place])) for far, place in near]
+
+        return self._each(queries, k, depth, one)
 
     def _each(self, queries: np.ndarray, k: int, depth: int, entries_of: Callable[[np.ndarray], list[Entry]]) -> tuple[np.ndarray, np.ndarray]:
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)

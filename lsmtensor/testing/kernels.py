@@ -229,13 +229,18 @@ def _code_link(rng: np.random.Generator) -> Iterator[Args]:
             links[have:] = 0xFFFFFFFF
             links[links >= have] = 0xFFFFFFFF
             links = np.sort(links, axis=1)
-            yield *_codes(rng, metric, n, d), links, (0 if have == n else have), n, have, 12, 6, 310
+            nodes, starts = np.arange(0 if have == n else have, n), np.unique(rng.integers(0, have, 5)).astype(np.uint32)
+            made = _codes(rng, metric, n, d)
+            yield *made, links, nodes, starts, None, 12, 6, 310
+            rows = np.sort(rng.permutation(have)[: have // 2 + 1]).astype(np.uint32)
+            top = (made[0][rows], made[1][rows], _links(rng, len(rows), 5, min(5, len(rows) - 1)), rows)
+            yield *made, links, nodes, starts[:0], top, 12, 6, 310
 
 
 def _code_reverse(rng: np.random.Generator) -> Iterator[Args]:
     for metric in range(5):
         for part, parts in ((0, 1), (0, 2), (1, 2)):
-            yield *_codes(rng, metric, 90, 40), _links(rng, 90, 7, 7), _links(rng, 90, 5, 5)[60:], 60, 256, part, parts
+            yield *_codes(rng, metric, 90, 40), _links(rng, 90, 7, 7), _links(rng, 90, 5, 5)[60:], rng.permutation(90)[:30], 256, part, parts
 
 
 def _code_shrink(rng: np.random.Generator) -> Iterator[Args]:
@@ -265,7 +270,7 @@ def _nets(rng: np.random.Generator) -> Iterator[tuple[Args, np.ndarray]]:
                 factors = scale.copy()
             queries = np.concatenate([points[:2], np.where(np.arange(d) % 3 == 0, 127.0, -1.0)[None]]).astype(np.float32)
             links = _links(rng, n, 8, min(8, n - 1))
-            yield (points, scale, metric, np.zeros(d, np.float32), 1.0, codes, squares, factors, bits, links), queries
+            yield (points, scale, metric, np.zeros(d, np.float32), 1.0, codes, squares, factors, bits, links, None, None), queries
 
 
 def _code_net(rng: np.random.Generator) -> Iterator[Args]:
@@ -293,12 +298,21 @@ def _code_scan(rng: np.random.Generator) -> Iterator[Args]:
             yield args, queries, 3, 7, mask
 
 
+def _code_ranges(rng: np.random.Generator) -> Iterator[Args]:
+    for args, queries in _nets(rng):
+        n = len(args[0])
+        cuts = np.sort(rng.integers(0, n + 1, (len(queries), 6)), axis=1).reshape(len(queries), 3, 2)
+        for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
+            yield args, queries, rng.permutation(n), cuts, 3, 7, mask
+            yield args, queries, np.arange(n), cuts[:, :0], 3, 3, mask
+
+
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "assign": _assign, "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
-    "code_link": _code_link, "code_net": _code_net, "code_one": _code_one, "code_reverse": _code_reverse, "code_scan": _code_scan,
+    "code_link": _code_link, "code_net": _code_net, "code_one": _code_one, "code_ranges": _code_ranges, "code_reverse": _code_reverse, "code_scan": _code_scan,
     "code_search": _code_search, "code_shrink": _code_shrink,
     "crc32c_chunks": _crc32c_chunks, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
@@ -308,7 +322,7 @@ def check(name: str, kernels: Kernels, seed: int = 0) -> None:
     """One kernel of one backend against the reference, over every shape."""
     run = getattr(kernels, name)
     special = CHECKS.get(name)
-    if name in ("code_net", "code_one", "code_scan", "code_search"):
+    if name in ("code_net", "code_one", "code_ranges", "code_scan", "code_search"):
         check_code_queries(name, kernels, seed)
         return
     for args in ARGUMENTS[name](np.random.default_rng(seed)):
@@ -334,13 +348,27 @@ def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
                 raise AssertionError(f"code_net took a wrong argument {bad[0]}")
             continue
         net, rest = args[0], args[1:]
-        want = KERNELS[name].define(reference(*net), *rest)
-        got = getattr(kernels, name)(kernels.code_net(*net), *rest)
-        assert (got is None) == (want is None), f"{name}: {got}, wanted {want}"
-        if want is not None:
-            np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-6, err_msg=name)
-            assert got[0].dtype == np.int64 and got[1].dtype == np.float32
-            assert ((got[0] < 0) == (want[0] < 0)).all() and (got[0] == want[0]).mean() > 0.9, f"{name}: {got[0]}, wanted {want[0]}"
+        for rows in (None, np.arange(0, len(net[0]), 2, dtype=np.uint32)):
+            made = [make(*_over(net, rows)) for make in (reference, kernels.code_net)] if rows is not None else [None, None]
+            nets = [make(*net[:-2], top, rows) for make, top in zip((reference, kernels.code_net), made, strict=True)]
+            _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, rest)
+
+
+def _over(net: Args, rows: np.ndarray) -> Args:
+    """The net of some rows, each linked to the next few."""
+    points, scale, metric, mean, step, codes, squares, factors, bits = net[:9]
+    links = (np.arange(len(rows))[:, None] + np.arange(1, 4)) % len(rows)
+    cut = [a[rows] if len(a) else a for a in (squares, factors)]
+    return points[rows], scale[rows], metric, mean, step, codes[rows], *cut, bits, links.astype(np.uint32), None, None
+
+
+def _same_answers(name: str, define: Any, run: Any, nets: list[Any], rest: Args) -> None:
+    want, got = define(nets[0], *rest), run(nets[1], *rest)
+    assert (got is None) == (want is None), f"{name}: {got}, wanted {want}"
+    if want is not None:
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert got[0].dtype == np.int64 and got[1].dtype == np.float32
+        assert ((got[0] < 0) == (want[0] < 0)).all() and (got[0] == want[0]).mean() > 0.9, f"{name}: {got[0]}, wanted {want[0]}"
 
 
 def _equal(got: Any, want: Any, name: str) -> None:

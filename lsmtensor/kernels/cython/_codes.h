@@ -11,6 +11,9 @@
 
 #define LINE 64
 #define CODE_ENTRIES 32
+/* the beam of the walk above, and how many of what it finds are begun from */
+#define CODE_TOP 8
+#define CODE_BEGIN 4
 /* more rows than these at once are never asked for: a row of links and what it overflows by */
 #define CODE_MAX_DEGREE 1024
 /* rows expanded at once */
@@ -18,7 +21,10 @@
 #define AHEAD 2
 #endif
 
-typedef struct {
+typedef struct code_net {
+    /* a small graph over some rows, ``rows`` of them, in which walks find where to begin; or NULL */
+    const struct code_net *top;
+    const uint32_t *rows;
     const uint8_t *codes;    /* n rows of ``stride`` bytes */
     const int32_t *sums;     /* symmetric: sum of (c - 128)^2 and of c - 128 of each row */
     /* to a query: estimate = square - factor * scale of the query * centred dot product; NULL: no square, one factor */
@@ -186,20 +192,22 @@ static inline int64_t code_count(const uint32_t *row, int64_t width)
 
 typedef struct {
     const char *name;
-    void (*link)(const code_net *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *);
-    void (*reverse)(code_net *, int64_t, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *);
+    void (*link)(const code_net *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *);
+    void (*reverse)(code_net *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *);
     void (*shrink)(const code_net *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *);
     int64_t (*search)(const code_net *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
                       code_scratch *, int64_t *, float *);
     int64_t (*scan)(const code_net *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
                     float *);
+    int64_t (*ranges)(const code_net *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
+                      const uint8_t *, code_scratch *, int64_t *, float *);
 } code_table;
 
 static const code_table code_tables[] = {
-    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base},
+    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base, code_ranges_base},
 #if defined(__x86_64__) && defined(__GNUC__)
-    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2},
-    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512},
+    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2, code_ranges_avx2},
+    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512, code_ranges_avx512},
 #endif
 };
 

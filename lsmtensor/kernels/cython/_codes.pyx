@@ -10,8 +10,10 @@ import numpy as np
 from lsmtensor.errors import InvalidArgumentError
 
 cdef extern from "_codes.h" nogil:
-    int CODE_MAX_DEGREE
+    int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP
     ctypedef struct net_t "code_net":
+        const net_t *top
+        const uint32_t *rows
         const uint8_t *codes
         const int32_t *sums
         const float *squares
@@ -26,13 +28,16 @@ cdef extern from "_codes.h" nogil:
         int64_t distances
     ctypedef struct code_table:
         const char *name
-        void (*link)(const net_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
-        void (*reverse)(net_t *, int64_t, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *) noexcept nogil
+        void (*link)(const net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *,
+                     code_scratch *) noexcept nogil
+        void (*reverse)(net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *) noexcept nogil
         void (*shrink)(const net_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
         int64_t (*search)(const net_t *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
                           code_scratch *, int64_t *, float *) noexcept nogil
         int64_t (*scan)(const net_t *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
                         float *) noexcept nogil
+        int64_t (*ranges)(const net_t *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
+                          const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
     const code_table *code_chosen
     int code_choose(const char *)
     int code_reserve(code_scratch *, int64_t, int64_t, int64_t, int64_t)
@@ -83,46 +88,72 @@ cdef put_back(Scratch scratch):
         shelf.append(scratch)
 
 
-cdef int building(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, int64_t start,
-                  int64_t stop, int64_t degree) except -1:
+cdef int building(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links) except -1:
     g.n, g.stride, g.width, g.metric, g.bits = codes.shape[0], codes.shape[1], links.shape[1], metric, 8
-    if start < 0 or stop > g.n or start > stop or sums.shape[0] != g.n or sums.shape[1] != 2 or links.shape[0] < g.n:
-        raise InvalidArgumentError(f"rows [{start}, {stop}) of {g.n} codes, {sums.shape[0]} sums, {links.shape[0]} rows of links")
-    if g.stride % 64 or g.stride == 0 or not 0 < degree <= g.width < CODE_MAX_DEGREE:
-        raise InvalidArgumentError(f"codes of {g.stride} bytes, degree {degree} of {g.width}; whole lines of 64, degrees below {CODE_MAX_DEGREE}")
+    g.top = NULL
+    if g.n == 0 or sums.shape[0] != g.n or sums.shape[1] != 2 or links.shape[0] < g.n:
+        raise InvalidArgumentError(f"{g.n} codes, {sums.shape[0]} sums, {links.shape[0]} rows of links")
+    if g.stride % 64 or g.stride == 0 or not 0 < g.width < CODE_MAX_DEGREE:
+        raise InvalidArgumentError(f"codes of {g.stride} bytes, {g.width} links a row; whole lines of 64, fewer than {CODE_MAX_DEGREE} links")
     g.codes, g.sums, g.links = &codes[0, 0], &sums[0, 0], <uint32_t *>&links[0, 0]
     return 0
 
 
-def code_link(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, int64_t start, int64_t stop,
-              int64_t have, int64_t ef, int64_t degree, int64_t alpha):
-    cdef net_t g
-    made = table(stop - start, degree)
-    if stop <= start:
+cdef int within(const int64_t[::1] nodes, int64_t n, int64_t degree, int64_t width) except -1:
+    cdef int64_t i
+    for i in range(nodes.shape[0]):
+        if not 0 <= nodes[i] < n:
+            raise InvalidArgumentError(f"row {nodes[i]} of {n}")
+    if not 0 < degree <= width:
+        raise InvalidArgumentError(f"{degree} links for rows of {width}")
+    return 0
+
+
+def code_link(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, const int64_t[::1] nodes,
+              const uint32_t[::1] starts, top, int64_t ef, int64_t degree, int64_t alpha):
+    cdef net_t g, above
+    cdef int64_t i
+    cdef const uint32_t[::1] rows
+    made = table(nodes.shape[0], degree)
+    if nodes.shape[0] == 0:
         return made
-    building(&g, codes, sums, metric, links, start, stop, degree)
-    if have < 1 or have > g.n or ef < 1:
-        raise InvalidArgumentError(f"{have} of {g.n} rows are linked, ef {ef}; give 1 or more of each")
+    building(&g, codes, sums, metric, links)
+    within(nodes, g.n, degree, g.width)
+    if top is not None:
+        building(&above, top[0], top[1], metric, top[2])
+        rows = top[3]
+        if rows.shape[0] != above.n or above.stride != g.stride:
+            raise InvalidArgumentError(f"{rows.shape[0]} rows and {above.n} codes of {above.stride} bytes above codes of {g.stride}")
+        for i in range(rows.shape[0]):
+            if rows[i] >= g.n:
+                raise InvalidArgumentError(f"row {rows[i]} of {g.n}")
+        g.top, g.rows = &above, &rows[0]
+    for i in range(starts.shape[0]):
+        if starts[i] >= g.n:
+            raise InvalidArgumentError(f"a walk from row {starts[i]} of {g.n}")
+    if (starts.shape[0] == 0 and top is None) or starts.shape[0] > CODE_ENTRIES or ef < 1:
+        raise InvalidArgumentError(f"{starts.shape[0]} rows to begin from, ef {ef}; give 1 to {CODE_ENTRIES}, or a graph above, and 1 or more")
     cdef uint32_t[:, ::1] out = made
-    cdef Scratch scratch = take(g.n, ef + 1, ef + g.width + 2, 2 * g.stride)
+    cdef const uint32_t *begin = &starts[0] if starts.shape[0] else NULL
+    cdef Scratch scratch = take(g.n, max(ef, CODE_TOP) + 1, ef + g.width + 2, 2 * g.stride)
     with nogil:
-        code_chosen.link(&g, start, stop, have, ef, degree, alpha, &out[0, 0], &scratch.s)
+        code_chosen.link(&g, &nodes[0], nodes.shape[0], begin, starts.shape[0], ef, degree, alpha, &out[0, 0], &scratch.s)
     put_back(scratch)
     return made
 
 
 def code_reverse(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, uint32_t[:, ::1] links, const uint32_t[:, ::1] out,
-                 int64_t start, int64_t alpha, int64_t part, int64_t parts):
+                 const int64_t[::1] nodes, int64_t alpha, int64_t part, int64_t parts):
     cdef net_t g
-    cdef int64_t stop = start + out.shape[0], degree = out.shape[1]
-    if stop <= start:
+    if nodes.shape[0] == 0:
         return
-    building(&g, codes, sums, metric, links, start, stop, degree)
-    if not 0 <= part < parts:
-        raise InvalidArgumentError(f"part {part} of {parts}")
+    building(&g, codes, sums, metric, links)
+    within(nodes, g.n, out.shape[1], g.width)
+    if not 0 <= part < parts or out.shape[0] != nodes.shape[0]:
+        raise InvalidArgumentError(f"part {part} of {parts}, {out.shape[0]} rows of links for {nodes.shape[0]} rows")
     cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
     with nogil:
-        code_chosen.reverse(&g, start, stop, &out[0, 0], degree, alpha, part, parts, &scratch.s)
+        code_chosen.reverse(&g, &nodes[0], nodes.shape[0], &out[0, 0], out.shape[1], alpha, part, parts, &scratch.s)
     put_back(scratch)
 
 
@@ -132,7 +163,9 @@ def code_shrink(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int met
     made = table(stop - start, degree)
     if stop <= start:
         return made
-    building(&g, codes, sums, metric, links, start, stop, degree)
+    building(&g, codes, sums, metric, links)
+    if start < 0 or stop > g.n or not 0 < degree <= g.width:
+        raise InvalidArgumentError(f"rows [{start}, {stop}) of {g.n}, {degree} of {g.width} links")
     cdef uint32_t[:, ::1] out = made
     cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
     with nogil:
@@ -150,7 +183,8 @@ cdef class Net:
     cdef object kept
 
     def __init__(self, const float[:, ::1] points, const float[::1] scale, int metric, const float[::1] mean, float step,
-                 const uint8_t[:, ::1] codes, const float[::1] squares, const float[::1] factors, int bits, const uint32_t[:, ::1] links):
+                 const uint8_t[:, ::1] codes, const float[::1] squares, const float[::1] factors, int bits, const uint32_t[:, ::1] links, Net top, const uint32_t[::1] rows):
+        cdef int64_t i
         cdef net_t *g = &self.g
         g.n, g.d, g.stride, g.width, g.metric, g.bits = codes.shape[0], points.shape[1], codes.shape[1], links.shape[1], metric, bits
         if mean.shape[0] != g.d or g.d == 0 or g.n == 0:
@@ -168,11 +202,19 @@ cdef class Net:
         g.factors = &factors[0] if factors.shape[0] else NULL
         g.links = <uint32_t *>&links[0, 0] if links.shape[1] else NULL
         self.mean, self.step = &mean[0], step
-        self.kept = (points, scale, mean, codes, squares, factors, links)
+        g.top = NULL
+        if top is not None:
+            if top.g.d != g.d or top.g.bits != bits or top.g.metric != metric or top.g.links == NULL or rows.shape[0] != top.g.n:
+                raise InvalidArgumentError(f"a graph of {top.g.n} rows of {top.g.d} dimensions and {rows.shape[0]} names above {g.n} of {g.d}")
+            for i in range(rows.shape[0]):
+                if rows[i] >= g.n:
+                    raise InvalidArgumentError(f"row {rows[i]} of {g.n}")
+            g.top, g.rows = &top.g, &rows[0]
+        self.kept = (points, scale, mean, codes, squares, factors, links, top, rows)
 
 
-def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links):
-    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links)
+def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows):
+    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
 
 
 def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_t ef, int64_t depth, const uint8_t[::1] mask):
@@ -189,7 +231,7 @@ def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_
         allowed, cap = &mask[0], min(net.g.n, 32 * ef)
     cdef int64_t[:, ::1] ids = id_array
     cdef float[:, ::1] far = far_array
-    cdef Scratch scratch = take(net.g.n, cap + 1, ef + k + 3, 2 * net.g.stride)
+    cdef Scratch scratch = take(net.g.n, max(cap, CODE_TOP) + 1, ef + k + 3, 2 * net.g.stride)
     with nogil:
         for i in range(q):
             hits = code_chosen.search(&net.g, &queries[i, 0], net.mean, net.step, k, ef, cap, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
@@ -214,7 +256,7 @@ def code_one(Net net not None, query, int64_t k, int64_t ef, int64_t depth):
     cdef np.ndarray ids = np.PyArray_SimpleNew(1, &shape, np.NPY_INT64), far = np.PyArray_SimpleNew(1, &shape, np.NPY_FLOAT32)
     cdef int64_t *id_at = <int64_t *>np.PyArray_DATA(ids)
     cdef float *far_at = <float *>np.PyArray_DATA(far)
-    cdef Scratch scratch = take(net.g.n, ef + 1, ef + k + 3, 2 * net.g.stride)
+    cdef Scratch scratch = take(net.g.n, max(ef, CODE_TOP) + 1, ef + k + 3, 2 * net.g.stride)
     with nogil:
         hits = code_chosen.search(&net.g, x, net.mean, net.step, k, ef, ef, depth, NULL, &scratch.s, id_at, far_at)
     put_back(scratch)
@@ -239,6 +281,39 @@ def code_scan(Net net not None, const float[:, ::1] queries, int64_t k, int64_t 
     with nogil:
         for i in range(q):
             hits = code_chosen.scan(&net.g, &queries[i, 0], net.mean, net.step, k, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
+            for j in range(hits, k):
+                ids[i, j] = -1
+                far[i, j] = INFINITY
+    put_back(scratch)
+    return id_array, far_array
+
+
+def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1] order, const int64_t[:, :, ::1] ranges, int64_t k, int64_t depth,
+                const uint8_t[::1] mask):
+    cdef int64_t q = queries.shape[0], i, j, hits, count = ranges.shape[1]
+    cdef const uint8_t *allowed = NULL
+    if k < 0 or depth < k or ranges.shape[0] != q or ranges.shape[2] != 2:
+        raise InvalidArgumentError(f"k {k}, depth {depth}, {ranges.shape[0]} x {count} ranges for {q} queries; give k <= depth, pairs for each")
+    if queries.shape[1] != net.g.d or order.shape[0] != net.g.n or (mask is not None and mask.shape[0] != net.g.n):
+        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {net.g.d}; an order and a mask have one entry a row")
+    for i in range(q):
+        for j in range(count):
+            if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= net.g.n:
+                raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {net.g.n} places")
+    id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
+    if q == 0 or k == 0:
+        return id_array, far_array
+    if mask is not None:
+        allowed = &mask[0]
+    cdef int64_t[:, ::1] ids = id_array
+    cdef float[:, ::1] far = far_array
+    cdef Scratch scratch = take(0, depth + 1, k + 1, 2 * net.g.stride)
+    with nogil:
+        for i in range(q):
+            hits = 0
+            if count:
+                hits = code_chosen.ranges(&net.g, &queries[i, 0], net.mean, net.step, &order[0], &ranges[i, 0, 0], count, k, depth, allowed,
+                                          &scratch.s, &ids[i, 0], &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
                 far[i, j] = INFINITY

@@ -247,16 +247,15 @@ static inline int64_t ISA(put)(graph_entry *pool, int64_t size, int64_t cap, gra
 
 /* Fill the pool with the ``cap`` nearest reached; with a mask keep the ``ef`` nearest allowed in ``found``, and end when these are
    full and nothing nearer is left to expand. The size of the pool. */
-static inline int64_t ISA(walk)(const code_net *g, const code_query *q, int estimate, int64_t have, int64_t cap, const uint8_t *mask,
-                                int64_t ef, int64_t *hits_out, code_scratch *s)
+static inline int64_t ISA(walk)(const code_net *g, const code_query *q, int estimate, const uint32_t *start, int64_t count, int64_t cap,
+                                const uint8_t *mask, int64_t ef, int64_t *hits_out, code_scratch *s)
 {
-    uint32_t fresh[AHEAD * CODE_MAX_DEGREE], start[CODE_ENTRIES];
+    uint32_t fresh[AHEAD * CODE_MAX_DEGREE];
     graph_entry far[AHEAD * CODE_MAX_DEGREE + 8];
     int64_t size = 0, at = 0, hits = 0, n = 0;
     graph_entry *pool = s->pool;
     s->count = 0;
-    code_entries(have, start);
-    n = code_unseen(s, start, CODE_ENTRIES, fresh);
+    n = code_unseen(s, start, count, fresh);
     for (int64_t j = 0; j < n; j++) ISA(fetch)(g, fresh[j]);
     for (;;) {
         ISA(weigh)(g, q, estimate, fresh, n, far);
@@ -308,6 +307,17 @@ static inline int64_t ISA(walk)(const code_net *g, const code_query *q, int esti
     return size;
 }
 
+/* Where a walk begins: the nearest of the graph above, or rows scattered over all. How many. */
+static int64_t ISA(begin)(const code_net *g, const code_query *q, int estimate, uint32_t *start, code_scratch *s)
+{
+    if (!g->top) return code_entries(g->n, start);
+    uint32_t scattered[CODE_ENTRIES];
+    int64_t n = ISA(walk)(g->top, q, estimate, scattered, code_entries(g->top->n, scattered), CODE_TOP, 0, 0, 0, s);
+    if (n > CODE_BEGIN) n = CODE_BEGIN;
+    for (int64_t j = 0; j < n; j++) start[j] = g->rows[graph_node(s->pool[j])];
+    return n;
+}
+
 /* -- building ------------------------------------------------------------------------------------------------------------ */
 
 /* Of sorted candidates keep each e that no kept one r comes between: alpha d(r, e) > 256 d(owner, e). How many. */
@@ -337,10 +347,13 @@ static int64_t ISA(select)(const code_net *g, const graph_entry *cand, int64_t c
 }
 
 /* The candidates of one row, from a walk and from the links that it has. Sorted in ``found``; how many. */
-static int64_t ISA(candidates)(const code_net *g, const code_query *q, int64_t node, int64_t have, int64_t ef, code_scratch *s)
+static int64_t ISA(candidates)(const code_net *g, const code_query *q, int64_t node, const uint32_t *start, int64_t count, int64_t ef,
+                               code_scratch *s)
 {
     graph_entry far[CODE_MAX_DEGREE];
-    int64_t size = ISA(walk)(g, q, 0, have, ef, 0, 0, 0, s), n = 0;
+    uint32_t found[CODE_ENTRIES];
+    if (count == 0) count = ISA(begin)(g, q, 0, found, s), start = found;
+    int64_t size = ISA(walk)(g, q, 0, start, count, ef, 0, 0, 0, s), n = 0;
     for (int64_t j = 0; j < size; j++)
         if (graph_node(s->pool[j]) != (uint32_t)node) s->found[n++] = s->pool[j] & ~1ull;
     const uint32_t *row = g->links + node * g->width;
@@ -359,14 +372,14 @@ static int64_t ISA(candidates)(const code_net *g, const code_query *q, int64_t n
     return n;
 }
 
-static void ISA(link)(const code_net *g, int64_t start, int64_t stop, int64_t have, int64_t ef, int64_t degree, int64_t alpha,
-                      uint32_t *out, code_scratch *s)
+static void ISA(link)(const code_net *g, const int64_t *node, int64_t many, const uint32_t *start, int64_t count, int64_t ef,
+                      int64_t degree, int64_t alpha, uint32_t *out, code_scratch *s)
 {
     code_query q = {.values = s->values};
-    for (int64_t node = start; node < stop; node++) {
-        ISA(as_query)(g, node, &q);
-        int64_t n = ISA(candidates)(g, &q, node, have, ef, s);
-        ISA(select)(g, s->found, n, degree, alpha, out + (node - start) * degree, degree, s);
+    for (int64_t i = 0; i < many; i++) {
+        ISA(as_query)(g, node[i], &q);
+        int64_t n = ISA(candidates)(g, &q, node[i], start, count, ef, s);
+        ISA(select)(g, s->found, n, degree, alpha, out + i * degree, degree, s);
     }
 }
 
@@ -383,19 +396,20 @@ static void ISA(overfull)(const code_net *g, int64_t owner, const uint32_t *node
     ISA(select)(g, s->found, n, limit, alpha, row, width, s);
 }
 
-static void ISA(reverse)(code_net *g, int64_t start, int64_t stop, const uint32_t *out, int64_t degree, int64_t alpha, int64_t part,
+static void ISA(reverse)(code_net *g, const int64_t *nodes, int64_t count, const uint32_t *out, int64_t degree, int64_t alpha, int64_t part,
                          int64_t parts, code_scratch *s)
 {
     uint32_t many[CODE_MAX_DEGREE + 1];
-    for (int64_t node = start; node < stop; node++) {
-        if (node % parts != part) continue;
-        uint32_t *row = g->links + node * g->width;
-        memcpy(row, out + (node - start) * degree, (size_t)degree * sizeof *row);
+    for (int64_t i = 0; i < count; i++) {
+        if (nodes[i] % parts != part) continue;
+        uint32_t *row = g->links + nodes[i] * g->width;
+        memcpy(row, out + i * degree, (size_t)degree * sizeof *row);
         for (int64_t j = degree; j < g->width; j++) row[j] = GRAPH_NO_LINK;
     }
-    for (int64_t node = start; node < stop; node++)
+    for (int64_t i = 0; i < count; i++)
         for (int64_t j = 0; j < degree; j++) {
-            uint32_t owner = out[(node - start) * degree + j];
+            int64_t node = nodes[i];
+            uint32_t owner = out[i * degree + j];
             if (owner == GRAPH_NO_LINK) break;
             if (owner % parts != (uint64_t)part) continue;
             uint32_t *row = g->links + (int64_t)owner * g->width;
@@ -525,12 +539,14 @@ static int64_t ISA(search)(const code_net *g, const float *x, const float *mean,
 {
     code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
     float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
-    int64_t hits = 0, size;
+    uint32_t start[CODE_ENTRIES];
+    int64_t hits = 0, size, count;
     ISA(prepare)(g, x, mean, step, inverse, &q);
+    count = ISA(begin)(g, &q, 1, start, s);
     if (mask)
-        size = ISA(walk)(g, &q, 1, g->n, cap, mask, ef, &hits, s);
+        size = ISA(walk)(g, &q, 1, start, count, cap, mask, ef, &hits, s);
     else
-        size = ISA(walk)(g, &q, 1, g->n, cap, 0, 0, 0, s);
+        size = ISA(walk)(g, &q, 1, start, count, cap, 0, 0, 0, s);
     const graph_entry *from = mask ? s->found : s->pool;
     int64_t n = mask ? hits : size;
     return ISA(rerank)(g, x, inverse, from, n < depth ? n : depth, k, s->found + (mask ? ef + 1 : 0), ids, far);
@@ -542,7 +558,7 @@ static int64_t ISA(scan)(const code_net *g, const float *x, const float *mean, f
     code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
     float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
     uint32_t node[64];
-    graph_entry out[64];
+    graph_entry out[64 + 8];
     int64_t size = 0, at = 0;
     ISA(prepare)(g, x, mean, step, inverse, &q);
     while (at < g->n) {
@@ -564,9 +580,34 @@ static int64_t ISA(scan)(const code_net *g, const float *x, const float *mean, f
             }
         ISA(weigh)(g, &q, 1, node, n, out);
         s->distances += n;
+        n = size == depth ? ISA(nearer)(out, n, s->pool[size - 1]) : n;
         for (int64_t j = 0; j < n; j++)
-            if ((size < depth || out[j] < s->pool[size - 1]) && graph_add(s->pool, size, depth, out[j]) >= 0 && size < depth) size++;
+            if (ISA(put)(s->pool, size, depth, out[j]) >= 0 && size < depth) size++;
     }
+    return ISA(rerank)(g, x, inverse, s->pool, size, k, s->found, ids, far);
+}
+/* The same over ranges of places, ``order`` saying which row has its codes at a place. */
+static int64_t ISA(ranges)(const code_net *g, const float *x, const float *mean, float step, const int64_t *order, const int64_t *range,
+                           int64_t count, int64_t k, int64_t depth, const uint8_t *mask, code_scratch *s, int64_t *ids, float *far)
+{
+    code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
+    float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
+    uint32_t node[64];
+    graph_entry out[64 + 8];
+    int64_t size = 0;
+    ISA(prepare)(g, x, mean, step, inverse, &q);
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t at = range[2 * r]; at < range[2 * r + 1];) {
+            int64_t n = 0;
+            for (; n < 64 && at < range[2 * r + 1]; at++)
+                if (!mask || mask[order[at]]) node[n++] = (uint32_t)at;
+            ISA(weigh)(g, &q, 1, node, n, out);
+            s->distances += n;
+            n = size == depth ? ISA(nearer)(out, n, s->pool[size - 1]) : n;
+            for (int64_t j = 0; j < n; j++)
+                if (ISA(put)(s->pool, size, depth, out[j]) >= 0 && size < depth) size++;
+        }
+    for (int64_t j = 0; j < size; j++) s->pool[j] = (s->pool[j] & ~0xFFFFFFFFull) | (uint64_t)order[graph_node(s->pool[j])] << 1;
     return ISA(rerank)(g, x, inverse, s->pool, size, k, s->found, ids, far);
 }
 #undef VEC
