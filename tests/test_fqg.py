@@ -73,9 +73,9 @@ def test_rows_unlike_those_before_are_found():
     """A grid learned from small values does not hold large ones: it is learned again."""
     rows = vectors(1, 600, 16)
     index = made(rows[:300])
-    step = index._grid.step
+    step = index._coded.grid.step
     index.add(rows[300:] * 4 + 10)
-    assert index._grid.step > 3 * step
+    assert index._coded.grid.step > 3 * step
     every = np.concatenate([rows[:300], rows[300:] * 4 + 10])
     assert recall(index.search(every[280:320], 10)[1], true_distances(every[280:320], every, "l2"), 10) > 0.95
 

@@ -8,11 +8,13 @@ Layouts and what a measurement says of both: docs/indexes.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import COSINE, HAMMING, IP
-from .rows import aligned
+from ..errors import CorruptionError, InvalidArgumentError
+from ..kernels.contract import COSINE, HAMMING, IP, L1, L2
+from .rows import Rows, aligned
 
 LINE = 64
 # rows coded at a time: their float32 copy stays in cache
@@ -91,3 +93,143 @@ class Grid:
     def _placed(self, rows: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """A copy; unit rows for cosine."""
         return rows * scale[:, None] if self.metric == COSINE else rows.copy()
+
+
+# 4-bit codes are kept if of so many rows' ten nearest this share is among the 33 nearest by code
+SAMPLE, APART = 64, 0.99
+
+
+class CodedRows:
+    """Rows as codes beside their vectors, and what kernels need to compare queries with them.
+
+    ``quant`` is int4, int8 or auto: int4 from 128 dimensions (not for l1 and hamming) where `settle` finds that it tells rows apart.
+    """
+
+    def __init__(self, dim: int, metric: int, quant: str, kernels: Any) -> None:
+        self.dim, self.metric, self.quant, self._kernels = dim, metric, quant, kernels
+        self.bits = 4 if quant == "int4" or (quant == "auto" and dim >= 128 and metric not in (L1, HAMMING)) else 8
+        self.grid: Grid | None = None
+        self.codes = Rows(np.empty((0, 0), np.uint8))
+        self.scale, self.squares, self.factors = (Rows(np.empty(0, np.float32)) for _ in range(3))
+
+    @staticmethod
+    def check(name: str, dim: int, metric: int, quant: str) -> None:
+        if quant not in ("auto", "int4", "int8"):
+            raise InvalidArgumentError(f"{name}: quant={quant!r}; give auto, int4 or int8")
+        if dim > 32768:
+            raise InvalidArgumentError(f"{name}: dim={dim}; give up to 32768, or sums of products do not fit 32 bits")
+        if quant == "int4" and metric in (L1, HAMMING):
+            raise InvalidArgumentError(f"{name}: int4 codes have no l1 or hamming distance; give quant=int8")
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def learn(self, rows: np.ndarray, seed: int) -> None:
+        """Mean and step from rows; codes that are there are forgotten."""
+        self.grid = Grid.learn(rows, inverse_norms(rows, self.metric), self.metric, seed)
+        self.cut(0)
+
+    def append(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """Code more rows; their 8-bit codes, sums, and how many stick out of the grid."""
+        assert self.grid is not None
+        scale = inverse_norms(rows, self.metric)
+        codes, sums, out = self.grid.eight(rows, scale)
+        self._keep(rows, scale, codes, sums)
+        return codes, sums, out
+
+    def _keep(self, rows: np.ndarray, scale: np.ndarray, codes: np.ndarray, sums: np.ndarray) -> None:
+        assert self.grid is not None
+        squares, factors = sums[:, 0].astype(np.float32) * np.float32(self.grid.step) ** 2, np.empty(0, np.float32)
+        if self.bits == 4:
+            codes, squares, factors = self.grid.four(rows, scale)
+        if len(self) == 0:
+            self.codes = Rows(codes)
+        else:
+            self.codes.append(codes)
+        self.scale.append(scale)
+        if self.metric in (L2, COSINE):
+            # half the squared distance of unit rows is one minus their cosine
+            self.squares.append(squares if self.metric == L2 else squares / 2)
+        self.factors.append(factors)
+
+    def settle(self, vectors: np.ndarray, eight: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+        """Where ``auto`` took 4 bits and they do not tell neighbours apart, as in tight clusters, take the 8-bit codes and sums given."""
+        n, k = len(self), 11
+        if self.quant != "auto" or self.bits == 8:
+            return
+        queries = vectors[np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))]
+        _, true = self._kernels.topk(queries, vectors, k, self.metric, None)
+        _, found = self._kernels.code_scan(self.net(vectors), queries, k, 3 * k, None)
+        if float((found <= true[:, -1:] + 1e-6 * np.abs(true[:, -1:])).mean()) < APART:
+            self.bits, scale = 8, self.scale.array
+            self.cut(0)
+            self._keep(vectors, scale, *eight)
+
+    def net(
+        self, vectors: np.ndarray, links: np.ndarray | None = None, above: tuple[np.ndarray, np.ndarray] | None = None, order: np.ndarray | None = None
+    ) -> Any:
+        """A net for the kernels: with links; with (rows, links) of a graph above; with codes in another order."""
+        assert self.grid is not None
+        none = np.empty((0, 0), np.uint32)
+        coded = [rows.array for rows in (self.codes, self.squares, self.factors)]
+        if order is not None:
+            coded = [taken(a, order) for a in coded]
+        top = None
+        if above is not None:
+            rows = above[0]
+            top = self._made([taken(a, rows) for a in (vectors, self.scale.array, *coded)], above[1], None, None)
+        return self._made([vectors, self.scale.array, *coded], none if links is None else links, top, None if above is None else above[0])
+
+    def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None) -> Any:
+        assert self.grid is not None
+        vectors, scale, *coded = arrays
+        return self._kernels.code_net(vectors, scale, self.metric, self.grid.mean, self.grid.step, *coded, self.bits, links, top, rows)
+
+    def cut(self, n: int) -> None:
+        for part in (self.codes, self.scale, self.squares, self.factors):
+            part.cut(n)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        if self.grid is None:
+            return {}
+        optional = {"squares": self.squares, "factors": self.factors} | ({"scale": self.scale} if self.metric == COSINE else {})
+        made = {"mean": self.grid.mean, "step": np.array([self.grid.step], np.float32), "codes": self.codes.array}
+        return made | {name: rows.array for name, rows in optional.items() if len(rows)}
+
+    def restore(self, arrays: dict[str, np.ndarray], n: int) -> None:
+        """What `arrays` gave; `CorruptionError` for anything else."""
+        if self.quant == "auto":
+            self.bits = 4 if "factors" in arrays else 8
+        lines = -(-self.dim * self.bits // (8 * LINE))
+        wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((1,), np.float32)}
+        wanted["codes"] = (n, lines * LINE), np.uint8
+        floats = {"squares": self.metric in (L2, COSINE), "factors": self.bits == 4, "scale": self.metric == COSINE}
+        wanted |= {name: ((n,), np.float32) for name, there in floats.items() if there and n}
+        for name, (shape, dtype) in wanted.items():
+            given = arrays.get(name)
+            if given is None or given.shape != shape or given.dtype != dtype:
+                raise CorruptionError(f"{name} of {n} coded rows is {None if given is None else (given.dtype, given.shape)}, not {dtype} {shape}")
+            if dtype == np.float32 and not np.isfinite(given).all():
+                raise CorruptionError(f"{name} of {n} coded rows holds NaN or infinity")
+        if not float(arrays["step"][0]) > 0:
+            raise CorruptionError(f"the step of coded rows is {arrays['step'][0]}")
+        self.grid = Grid(arrays["mean"], float(arrays["step"][0]), self.metric)
+        self.codes, self.scale = Rows(arrays["codes"]), Rows(arrays.get("scale", np.ones(n, np.float32)))
+        self.squares, self.factors = (Rows(arrays.get(name, np.empty(0, np.float32))) for name in ("squares", "factors"))
+
+
+def taken(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows of an array, beginning with a cache line; itself where it is empty."""
+    if len(array) == 0:
+        return array
+    made = aligned((len(rows), *array.shape[1:]), array.dtype)
+    np.take(array, rows, axis=0, out=made)
+    return made
+
+
+def inverse_norms(rows: np.ndarray, metric: int) -> np.ndarray:
+    """float32 (n,): for cosine 1 / |row|, 0 for a zero row; else ones."""
+    if metric != COSINE:
+        return np.ones(len(rows), np.float32)
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    return np.divide(1, norms, out=np.zeros(len(rows)), where=norms > 0).astype(np.float32)

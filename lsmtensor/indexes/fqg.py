@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError
-from ..kernels.contract import COSINE, HAMMING, L1, L2, mix64
+from ..kernels.contract import L2, mix64
 from ..kernels.numpy_codes import entries
 from . import REGISTRY
 from .base import Found, VectorIndex
-from .codes import LINE, Grid
+from .codes import CodedRows
 from .rows import Rows, aligned
 
 NONE = 0xFFFFFFFF
@@ -28,8 +28,6 @@ LEAST = 256
 SHARE, BATCH = 16, 2048
 # over this share of rows that stick out of the grid it is learned again
 DRIFT = 0.05
-# 4-bit codes are kept if of so many rows' ten nearest this share is among the 33 nearest by code
-SAMPLE, APART = 64, 0.99
 # every so many rows one is in the graph above, once there are so many
 TOP_SHARE, TOP_LEAST, TOP_DEGREE = 64, 4096, 16
 # squared, in 256ths: links of the last pass may be 1.1 times as far as what is reached through others
@@ -62,16 +60,10 @@ class FQG(VectorIndex):
         for name, (value, low, high) in limits.items():
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InvalidArgumentError(f"fqg: {name}={value!r}; give a whole number from {low} to {high}")
-        if quant not in ("auto", "int4", "int8"):
-            raise InvalidArgumentError(f"fqg: quant={quant!r}; give auto, int4 or int8")
         self.degree, self.ef_construction, self.passes, self.quant = degree, ef_construction, passes, quant
         self.ef, self.rerank, self.seed = ef, rerank, seed
         super().__init__(dim, metric, kernel, threads)
-        if dim > 32768:
-            raise InvalidArgumentError(f"fqg: dim={dim}; give up to 32768, or sums of products do not fit 32 bits")
-        if quant == "int4" and self._code in (L1, HAMMING):
-            raise InvalidArgumentError(f"fqg: int4 codes have no {metric} distance; give quant=int8")
-        self._bits = 4 if quant == "int4" or (quant == "auto" and dim >= 128 and self._code not in (L1, HAMMING)) else 8
+        CodedRows.check(self.name, self.dim, self._code, quant)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -80,11 +72,8 @@ class FQG(VectorIndex):
         }  # fmt: skip
 
     def _clear(self) -> None:
-        self._grid: Grid | None = None
+        self._coded = CodedRows(self.dim, self._code, self.quant, self._kernels)
         self._links = Rows(np.empty((0, self.degree), np.uint32))
-        self._scale = Rows(np.empty(0, np.float32))
-        self._codes = Rows(np.empty((0, 0), np.uint8))
-        self._squares, self._factors = Rows(np.empty(0, np.float32)), Rows(np.empty(0, np.float32))
         # the graph over every 64th row in which walks find where to begin
         self._top_rows, self._top_links = np.empty(0, np.uint32), np.empty((0, min(TOP_DEGREE, self.degree)), np.uint32)
         # 8-bit codes and their sums while rows are being added
@@ -101,81 +90,47 @@ class FQG(VectorIndex):
         """Learn mean and step of the codes from a sample (n, dim); rows that are there are built anew."""
         rows = self._check(x, "x")
         if len(rows):
-            grid = Grid.learn(rows, self._inverse_norms(rows), self._code, self.seed)
             self._clear()
-            self._grid = grid
+            self._coded.learn(rows, self.seed)
             if len(self._vectors):
                 self._insert(0, len(self._vectors))
         return self
-
-    def _inverse_norms(self, rows: np.ndarray) -> np.ndarray:
-        if self._code != COSINE:
-            return np.ones(len(rows), np.float32)
-        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        return np.divide(1, norms, out=np.zeros(len(rows)), where=norms > 0).astype(np.float32)
 
     def _insert(self, start: int, stop: int) -> None:
         if stop >= 2**31:
             raise InvalidArgumentError(f"{stop} rows in one fqg; give fewer than 2**31")
         self._cut(start)
-        fresh = self._grid is None
+        fresh = self._coded.grid is None
         if fresh:
             if stop < LEAST:
                 return
-            rows = self._vectors.array[:stop]
-            self._grid = Grid.learn(rows, self._inverse_norms(rows), self._code, self.seed)
-        self._encode(self._done, stop)
+            self._coded.learn(self._vectors.array[:stop], self.seed)
+        start = self._done
+        self._encode(start, stop)
         if self._out > DRIFT * stop and not fresh:
             # what came is not like what the grid was learned from: all anew
             self._clear()
             self._insert(0, stop)
             return
-        if fresh and self.quant == "auto" and self._bits == 4 and not self._tells_apart():
-            self._bits = 8
-            self._encode(0, stop)
-        start = self._done
         self._build(start, stop)
         if stop - start > stop // 8:
             # made again from the rows if more come one by one
             self._eight = None
 
     def _encode(self, start: int, stop: int) -> None:
-        grid, vectors = self._grid, self._vectors.array
-        assert grid is not None
-        for at in range(len(self._scale), stop, 65536):
-            self._scale.append(self._inverse_norms(vectors[at : min(at + 65536, stop)]))
-        if start == 0:
-            self._eight = Rows(np.empty((0, -(-self.dim // LINE) * LINE), np.uint8)), Rows(np.empty((0, 2), np.int32))
-            self._out = 0
-        elif self._eight is None:
-            codes, sums, _ = grid.eight(vectors[:start], self._scale.array[:start])
-            self._eight = Rows(codes), Rows(sums)
-        codes, sums, out = grid.eight(vectors[start:stop], self._scale.array[start:stop])
+        coded, vectors = self._coded, self._vectors.array
+        codes, sums, out = coded.append(vectors[start:stop])
         self._out += out
+        if start == 0:
+            coded.settle(vectors[:stop], (codes, sums), self.seed)
+            self._eight = Rows(codes), Rows(sums)
+            return
+        if self._eight is None:
+            assert coded.grid is not None
+            self._eight = tuple(map(Rows, coded.grid.eight(vectors[:start], coded.scale.array[:start])[:2]))  # type: ignore[assignment]
+        assert self._eight is not None
         for rows, new in zip(self._eight, (codes, sums), strict=True):
             rows.append(new)
-        squares, factors = sums[:, 0].astype(np.float32) * np.float32(grid.step) ** 2, np.empty(0, np.float32)
-        if self._bits == 4:
-            codes, squares, factors = grid.four(vectors[start:stop], self._scale.array[start:stop])
-        if start == 0:
-            self._codes = Rows(codes)
-            self._squares, self._factors = Rows(np.empty(0, np.float32)), Rows(np.empty(0, np.float32))
-        else:
-            self._codes.append(codes)
-        if self._code in (L2, COSINE):
-            # half the squared distance of unit rows is one minus their cosine
-            self._squares.append(squares if self._code == L2 else squares / 2)
-        self._factors.append(factors)
-
-    def _tells_apart(self) -> bool:
-        """Whether the 4-bit codes of neighbours are among the nearest: rows of tight clusters differ by less than the codes do."""
-        n, k = len(self._codes), 11
-        chosen = np.sort(np.random.default_rng(self.seed).choice(n, min(n, SAMPLE), replace=False))
-        queries = self._vectors.array[chosen]
-        _, true = self._kernels.topk(queries, self._vectors.array, k, self._code, None)
-        _, found = self._kernels.code_scan(self._ready(), queries, k, 3 * k, None)
-        self._net = self._short = None
-        return float((found <= true[:, -1:] + 1e-6 * np.abs(true[:, -1:])).mean()) >= APART
 
     def _build(self, start: int, stop: int) -> None:
         assert self._eight is not None
@@ -274,12 +229,12 @@ class FQG(VectorIndex):
         return self._top_rows.astype(np.int64) if len(self._top_rows) else entries(self._done) if self._done else np.empty(0, np.int64)
 
     def _cut(self, n: int) -> None:
-        for part in (self._links, self._scale, self._codes, self._squares, self._factors, *(self._eight or ())):
+        for part in (self._links, self._coded, *(self._eight or ())):
             part.cut(n)
         self._done, self._net, self._short = min(self._done, n), None, None
 
     def _inserted(self, stop: int) -> int:
-        if self._grid is None:
+        if self._coded.grid is None:
             return stop
         self._cut(self._done)
         return self._done
@@ -329,23 +284,10 @@ class FQG(VectorIndex):
 
     def _ready(self) -> Any:
         if self._net is None:
-            assert self._grid is not None
-            parts = (self._vectors, self._scale, self._codes, self._squares, self._factors)
-            arrays = [rows.array for rows in parts]
-            links = self._links.array if len(self._links) else np.empty((0, 0), np.uint32)
-            top, rows = None, None
-            if len(links) and len(self._top_rows):
-                rows = self._top_rows
-                top = self._made([np.ascontiguousarray(a[rows]) if len(a) else a for a in arrays], self._top_links, None, None)
-            self._net = self._made(arrays, links, top, rows)
+            above = (self._top_rows, self._top_links) if len(self._top_rows) else None
+            self._net = self._coded.net(self._vectors.array, self._links.array, above)
             self._short = self._kernels.code_one if self._dead == 0 else None
         return self._net
-
-    def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None) -> Any:
-        assert self._grid is not None
-        vectors, scale, codes, squares, factors = arrays
-        grid = self._grid
-        return self._kernels.code_net(vectors, scale, self._code, grid.mean, grid.step, codes, squares, factors, self._bits, links, top, rows)
 
     def remove(self, ids: Any) -> int:
         self._short = self._net = None
@@ -354,48 +296,34 @@ class FQG(VectorIndex):
     # -- as bytes --------------------------------------------------------------------------------
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        if self._grid is None:
+        if self._coded.grid is None:
             return {}
-        arrays = {"top_rows": self._top_rows, "top_links": self._top_links, "mean": self._grid.mean, "step": np.array([self._grid.step, self._out], np.float32), "links": self._links.array, "codes": self._codes.array}
-        optional = {"squares": self._squares, "factors": self._factors} | ({"scale": self._scale} if self._code == COSINE else {})
-        return arrays | {name: rows.array for name, rows in optional.items() if len(rows)}
+        own: dict[str, np.ndarray] = {"top_rows": self._top_rows, "top_links": self._top_links, "out": np.array([self._out], np.int64), "links": self._links.array}
+        return {**own, **self._coded.arrays()}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        if self.quant == "auto" and "mean" in arrays:
-            self._bits = 4 if "factors" in arrays else 8
-        n, lines = len(self._vectors), -(-self.dim * self._bits // (8 * LINE))
+        n = len(self._vectors)
         if "mean" not in arrays:
             if n >= LEAST:
                 raise CorruptionError(f"an fqg index of {n} rows has no codes")
             return
-        floats = {"squares": self._code in (L2, COSINE), "factors": self._bits == 4, "scale": self._code == COSINE}
-        wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((2,), np.float32), "links": ((n, self.degree), np.uint32)}
-        wanted |= {"codes": ((n, lines * LINE), np.uint8)} | {name: ((n,), np.float32) for name, there in floats.items() if there and n}
-        for name, (shape, dtype) in wanted.items():
-            given = arrays.get(name)
-            if given is None or given.shape != shape or given.dtype != dtype:
-                raise CorruptionError(f"an fqg index of {n} rows has {name} of {None if given is None else (given.dtype, given.shape)}, not {dtype} {shape}")
-            if dtype == np.float32 and not np.isfinite(given).all():
-                raise CorruptionError(f"{name} of an fqg index holds NaN or infinity")
-        links = arrays["links"]
-        if not ((links < n) | (links == NONE)).all() or not float(arrays["step"][0]) > 0:
-            raise CorruptionError(f"the graph of an fqg index links to rows beyond its {n}, or its step is {arrays['step'][0]}")
-        rows, above = arrays.get("top_rows", links[:0, 0]), arrays.get("top_links", links[:0, :TOP_DEGREE])
+        self._coded.restore(arrays, n)
+        if not {"links", "out", "top_rows", "top_links"} <= set(arrays):
+            raise CorruptionError(f"an fqg index of {n} rows has no graph")
+        links, rows, above, out = (arrays[name] for name in ("links", "top_rows", "top_links", "out"))
+        if links.shape != (n, self.degree) or links.dtype != np.uint32 or not ((links < n) | (links == NONE)).all():
+            raise CorruptionError(f"the graph of an fqg index of {n} rows is {links.dtype} {links.shape}, or leads beyond them")
         if rows.dtype != np.uint32 or rows.ndim != 1 or above.dtype != np.uint32 or above.shape != (len(rows), min(TOP_DEGREE, self.degree)):
             raise CorruptionError(f"the graph above an fqg index has rows {rows.dtype} {rows.shape} and links {above.dtype} {above.shape}")
-        if (rows >= n).any() or not ((above < len(rows)) | (above == NONE)).all():
+        if (rows >= n).any() or not ((above < len(rows)) | (above == NONE)).all() or out.shape != (1,) or out.dtype != np.int64:
             raise CorruptionError(f"the graph above an fqg index leads beyond its {len(rows)} rows of {n}")
-        self._top_rows, self._top_links = rows, above
-        self._grid = Grid(arrays["mean"], float(arrays["step"][0]), self._code)
-        self._links, self._codes = Rows(links), Rows(arrays["codes"])
-        self._squares, self._factors = (Rows(arrays.get(name, np.empty(0, np.float32))) for name in ("squares", "factors"))
-        self._scale = Rows(arrays.get("scale", np.ones(n, np.float32)))
-        self._done, self._out, self._net, self._short = n, int(arrays["step"][1]), None, None
+        self._links, self._top_rows, self._top_links = Rows(links), rows, above
+        self._done, self._out, self._net, self._short = n, int(out[0]), None, None
 
     def stats(self) -> dict[str, Any]:
         links = self._links.array
         return {
-            **super().stats(), "quant": f"int{self._bits}", "degree": self.degree,
+            **super().stats(), "quant": f"int{self._coded.bits}", "degree": self.degree,
             "mean_degree": float((links != NONE).sum() / len(links)) if len(links) else 0.0,
         }  # fmt: skip
 

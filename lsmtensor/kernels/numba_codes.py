@@ -13,8 +13,8 @@ from .numba_graph import distance as _distance
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 # as in numpy_codes.py: written out, since the cache of compiled code looks at this file alone
-AHEAD, TOP, BEGIN = 2, 8, 4
-assert (numpy_codes.AHEAD, numpy_codes.TOP, numpy_codes.BEGIN) == (AHEAD, TOP, BEGIN)
+AHEAD, TOP, BEGIN, TRAIL = 2, 8, 4, 64
+assert (numpy_codes.AHEAD, numpy_codes.TOP, numpy_codes.BEGIN, numpy_codes.TRAIL) == (AHEAD, TOP, BEGIN, TRAIL)
 
 
 @_jit
@@ -75,11 +75,11 @@ def _estimate(codes, squares, factors, bits, metric, own, values, factor, less, 
 @_jit
 def _walk(  # type: ignore[no-untyped-def]
     codes, sums, squares, factors, bits, metric, own, values, node, factor, less, links, starts, cap, mask, ef, seen, epoch, pool, pool_n, done,
-    found, found_n, none,
+    found, found_n, none, trail, trail_n,
 ):  # fmt: skip
-    """(size of the pool, of what the mask allows). ``node`` >= 0: between codes; else estimates of a query."""
+    """(size of the pool, of what the mask allows, of the trail). ``node`` >= 0: between codes; else estimates of a query."""
     fresh = np.empty(starts.shape[0] + AHEAD * links.shape[1], np.int64)
-    size, hits, at, count = 0, 0, 0, 0
+    size, hits, at, count, steps = 0, 0, 0, 0, 0
     masked = mask.shape[0] > 0
     for j in range(starts.shape[0]):
         seen[starts[j]] = epoch
@@ -110,6 +110,9 @@ def _walk(  # type: ignore[no-untyped-def]
                     break
                 done[at] = 1
                 picked += 1
+                if steps < trail.shape[0]:
+                    trail[steps], trail_n[steps] = pool[at], pool_n[at]
+                    steps += 1
                 row = links[pool_n[at]]
                 for j in range(row.shape[0]):
                     if row[j] == NONE:
@@ -120,7 +123,7 @@ def _walk(  # type: ignore[no-untyped-def]
                         count += 1
             at += 1
         if picked == 0:
-            return size, hits
+            return size, hits, steps
 
 
 @_jit
@@ -144,12 +147,22 @@ def _select(codes, sums, metric, cand, cand_n, count, limit, alpha, values, row)
 
 
 @_jit
+def _join(cand, cand_n, done, count, d, node):  # type: ignore[no-untyped-def]
+    """Put (d, node) among sorted candidates unless it is there; how many more there are."""
+    for j in range(count):
+        if cand_n[j] == node:
+            return 0
+    _add(cand, cand_n, done, count, cand.shape[0], d, node)
+    return 1
+
+
+@_jit
 def _begin(codes, sums, squares, factors, bits, metric, own, values, node, factor, less, links, rows, scattered, seen, epoch):  # type: ignore[no-untyped-def]
     """The rows that a walk begins at, by one in the graph above."""
     none8, nonef, nonei = np.empty(0, np.uint8), np.empty(0, np.float64), np.empty(0, np.int64)
     pool, pool_n, done = np.empty(TOP, np.float64), np.empty(TOP, np.int64), np.zeros(TOP, np.uint8)
-    size, _ = _walk(codes, sums, squares, factors, bits, metric, own, values, node, factor, less, links, scattered, TOP, none8, 0, seen, epoch,
-                    pool, pool_n, done, nonef, nonei, none8)  # fmt: skip
+    size, _, _ = _walk(codes, sums, squares, factors, bits, metric, own, values, node, factor, less, links, scattered, TOP, none8, 0, seen, epoch,
+                    pool, pool_n, done, nonef, nonei, none8, nonef, nonei)  # fmt: skip
     out = np.empty(min(size, BEGIN), np.int64)
     for i in range(out.shape[0]):
         out[i] = rows[pool_n[i]]
@@ -158,7 +171,8 @@ def _begin(codes, sums, squares, factors, bits, metric, own, values, node, facto
 
 @_jit
 def _link(codes, sums, metric, links, nodes, starts, top_codes, top_sums, top_links, top_rows, scattered, ef, degree, alpha, out):  # type: ignore[no-untyped-def]
-    n, room = codes.shape[0], ef + links.shape[1] + 1
+    n, room = codes.shape[0], ef + links.shape[1] + TRAIL + 1
+    trail, trail_n = np.empty(TRAIL, np.float64), np.empty(TRAIL, np.int64)
     seen, none8, nonef = np.zeros(n, np.int64), np.empty(0, np.uint8), np.empty(0, np.float32)
     pool, pool_n, done = np.empty(ef, np.float64), np.empty(ef, np.int64), np.zeros(ef, np.uint8)
     cand, cand_n, cand_done = np.empty(room, np.float64), np.empty(room, np.int64), np.zeros(room, np.uint8)
@@ -174,27 +188,21 @@ def _link(codes, sums, metric, links, nodes, starts, top_codes, top_sums, top_li
             own_sums[:-1], own_sums[-1] = top_sums, sums[node]
             begin = _begin(top_codes, own_sums, nonef, nonef, 8, metric, codes[node], values, top_codes.shape[0], np.float32(0), 0, top_links, top_rows,
                            scattered, top_seen, turn + 1)  # fmt: skip
-        size, _ = _walk(codes, sums, nonef, nonef, 8, metric, codes[node], values, node, np.float32(0), 0, links, begin, ef, none8, 0, seen,
-                        turn + 1, pool, pool_n, done, cand, cand_n, cand_done)  # fmt: skip
+        size, _, steps = _walk(codes, sums, nonef, nonef, 8, metric, codes[node], values, node, np.float32(0), 0, links, begin, ef, none8, 0, seen,
+                        turn + 1, pool, pool_n, done, cand, cand_n, cand_done, trail, trail_n)  # fmt: skip
         count = 0
         for j in range(size):
             if pool_n[j] != node:
                 cand[count], cand_n[count] = pool[j], pool_n[j]
                 count += 1
-        walked = count
         for j in range(links.shape[1]):
             other = np.int64(links[node, j])
             if other == NONE:
                 break
-            there = False
-            for i in range(walked):
-                if pool_n[i] == other:
-                    there = True
-            if walked < size and pool_n[size - 1] == other:
-                there = True
-            if not there:
-                _add(cand, cand_n, cand_done, count, room, _between(codes, sums, metric, codes[node], values, node, other), other)
-                count += 1
+            count += _join(cand, cand_n, cand_done, count, _between(codes, sums, metric, codes[node], values, node, other), other)
+        for j in range(steps):
+            if trail_n[j] != node:
+                count += _join(cand, cand_n, cand_done, count, trail[j], trail_n[j])
         _select(codes, sums, metric, cand, cand_n, count, degree, alpha, others, out[turn])
 
 
@@ -345,8 +353,8 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
             if top_rows.shape[0]:
                 begin = _begin(top_codes, sums, top_squares, top_factors, bits, metric, own, values, -1, factor, less, top_links, top_rows, starts, top_seen,
                                q + 1)  # fmt: skip
-            size, hits = _walk(codes, sums, squares, factors, bits, metric, own, values, -1, factor, less, links, begin, cap, mask, ef, seen,
-                               q + 1, pool, pool_n, done, found, found_n, none)  # fmt: skip
+            size, hits, _ = _walk(codes, sums, squares, factors, bits, metric, own, values, -1, factor, less, links, begin, cap, mask, ef, seen,
+                               q + 1, pool, pool_n, done, found, found_n, none, pool[:0], pool_n[:0])  # fmt: skip
         else:
             size = hits = 0
             for node in range(n):

@@ -16,6 +16,8 @@ LINE = 64
 ENTRIES, AHEAD = 32, 2
 # the beam of the walk in the graph above, and how many of what it finds are begun from
 TOP, BEGIN = 8, 4
+# how many of the rows that a walk expands first are candidates for links, though nearer ones came: the way there
+TRAIL = 64
 
 Entry = tuple[float, int]
 Far = Callable[[np.ndarray], np.ndarray]
@@ -50,7 +52,7 @@ def between(codes: np.ndarray, sums: np.ndarray, metric: int, node: int) -> Far:
 
 
 def walk(
-    far: Far, links: np.ndarray, starts: np.ndarray, cap: int, mask: np.ndarray | None = None, ef: int = 0
+    far: Far, links: np.ndarray, starts: np.ndarray, cap: int, mask: np.ndarray | None = None, ef: int = 0, trail: list[Entry] | None = None,
 ) -> tuple[list[Entry], list[Entry]]:
     """(the ``cap`` nearest reached, the ``ef`` nearest of them that the mask allows), sorted by (distance, row)."""
     pool: list[Entry] = []
@@ -77,6 +79,8 @@ def walk(
             if len(picked) == AHEAD or (mask is not None and len(found) == ef and entry > found[-1]):
                 break
             picked.append(entry[1])
+            if trail is not None and len(trail) < TRAIL:
+                trail.append(entry)
         if not picked:
             return pool, found
         done.update(picked)
@@ -114,9 +118,10 @@ def link(
         if len(starts) == 0:
             rows = top[3].astype(np.int64)
             begin = above(lambda ids, far=far, rows=rows: far(rows[ids]), top[2], rows)  # type: ignore[misc]
-        pool, _ = walk(far, links, begin, ef)
+        trail: list[Entry] = []
+        pool, _ = walk(far, links, begin, ef, trail=trail)
         old = neighbours(links[node])
-        candidates = sorted({*(e for e in pool if e[1] != node), *zip(far(old).tolist(), old.tolist(), strict=True)})
+        candidates = sorted({*(e for e in pool + trail if e[1] != node), *zip(far(old).tolist(), old.tolist(), strict=True)})
         kept = select(codes, sums, metric, candidates, degree, alpha)
         out[i, : len(kept)] = kept
     return out

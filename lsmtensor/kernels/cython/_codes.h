@@ -14,6 +14,8 @@
 /* the beam of the walk above, and how many of what it finds are begun from */
 #define CODE_TOP 8
 #define CODE_BEGIN 4
+/* how many of the rows that a walk expands first are candidates for links, though nearer ones came: the way there */
+#define CODE_TRAIL 64
 /* more rows than these at once are never asked for: a row of links and what it overflows by */
 #define CODE_MAX_DEGREE 1024
 /* rows expanded at once */
@@ -50,8 +52,8 @@ typedef struct {
     int64_t nodes;
     uint32_t *touched;
     int64_t count, room;
-    graph_entry *pool, *found;
-    int64_t pool_room, found_room;
+    graph_entry *pool, *found, *trail;
+    int64_t pool_room, found_room, trail_room, trail_size;
     int8_t *values;
     int64_t values_room;
     int64_t distances;
@@ -77,6 +79,7 @@ static int code_reserve(code_scratch *s, int64_t nodes, int64_t pool, int64_t fo
     ROOM(touched, room, nodes < 65536 ? nodes + 1 : 65536, sizeof *s->touched)
     ROOM(pool, pool_room, pool + 8, sizeof *s->pool) /* read in eights */
     ROOM(found, found_room, found + 8, sizeof *s->found)
+    ROOM(trail, trail_room, CODE_TRAIL, sizeof *s->trail)
     ROOM(values, values_room, values, 2)
 #undef ROOM
     s->distances = 0;
@@ -85,7 +88,7 @@ static int code_reserve(code_scratch *s, int64_t nodes, int64_t pool, int64_t fo
 
 static void code_free(code_scratch *s)
 {
-    free(s->seen), free(s->touched), free(s->pool), free(s->found), free(s->values);
+    free(s->seen), free(s->touched), free(s->pool), free(s->found), free(s->trail), free(s->values);
 }
 
 /* Of n nodes those not seen before, which now are. Without a branch: whether one was seen is a coin's toss. */
@@ -153,6 +156,22 @@ static inline int64_t code_count(const uint32_t *row, int64_t width)
     int32_t n = 0;
     for (int64_t j = 0; j < width; j++) n += row[j] != GRAPH_NO_LINK;
     return n;
+}
+
+/* Put e among n sorted entries unless it is there; how many more there are. */
+static inline int64_t code_join(graph_entry *pool, int64_t n, graph_entry e)
+{
+    int64_t low = 0, count = n;
+    while (count > 0) {
+        int64_t half = count >> 1;
+        int right = pool[low + half] < e;
+        low = right ? low + half + 1 : low;
+        count = right ? count - half - 1 : half;
+    }
+    if (low < n && pool[low] == e) return 0;
+    memmove(pool + low + 1, pool + low, (size_t)(n - low) * sizeof *pool);
+    pool[low] = e;
+    return 1;
 }
 
 #define CODE_ISA_BASE 0

@@ -10,7 +10,7 @@ import numpy as np
 from lsmtensor.errors import InvalidArgumentError
 
 cdef extern from "_codes.h" nogil:
-    int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP
+    int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP, CODE_TRAIL
     ctypedef struct net_t "code_net":
         const net_t *top
         const uint32_t *rows
@@ -135,7 +135,7 @@ def code_link(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metri
         raise InvalidArgumentError(f"{starts.shape[0]} rows to begin from, ef {ef}; give 1 to {CODE_ENTRIES}, or a graph above, and 1 or more")
     cdef uint32_t[:, ::1] out = made
     cdef const uint32_t *begin = &starts[0] if starts.shape[0] else NULL
-    cdef Scratch scratch = take(g.n, max(ef, CODE_TOP) + 1, ef + g.width + 2, 2 * g.stride)
+    cdef Scratch scratch = take(g.n, max(ef, CODE_TOP) + 1, ef + g.width + CODE_TRAIL + 2, 2 * g.stride)
     with nogil:
         code_chosen.link(&g, &nodes[0], nodes.shape[0], begin, starts.shape[0], ef, degree, alpha, &out[0, 0], &scratch.s)
     put_back(scratch)

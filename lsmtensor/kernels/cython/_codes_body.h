@@ -254,7 +254,7 @@ static inline int64_t ISA(walk)(const code_net *g, const code_query *q, int esti
     graph_entry far[AHEAD * CODE_MAX_DEGREE + 8];
     int64_t size = 0, at = 0, hits = 0, n = 0;
     graph_entry *pool = s->pool;
-    s->count = 0;
+    s->count = s->trail_size = 0;
     n = code_unseen(s, start, count, fresh);
     for (int64_t j = 0; j < n; j++) ISA(fetch)(g, fresh[j]);
     for (;;) {
@@ -285,6 +285,7 @@ static inline int64_t ISA(walk)(const code_net *g, const code_query *q, int esti
             if (mask && hits == ef && pool[at] > (s->found[hits - 1] | 1)) break;
             row[picked] = g->links + (int64_t)graph_node(pool[at]) * g->width;
             for (int64_t b = 0; b < g->width; b += LINE / 4) __builtin_prefetch(row[picked] + b);
+            if (!estimate && s->trail_size < CODE_TRAIL) s->trail[s->trail_size++] = pool[at];
             pool[at] |= 1;
             picked++;
         }
@@ -360,15 +361,9 @@ static int64_t ISA(candidates)(const code_net *g, const code_query *q, int64_t n
     int64_t old = code_count(row, g->width);
     ISA(weigh)(g, q, 0, row, old, far);
     s->distances += old;
-    for (int64_t j = 0; j < old; j++) {
-        int64_t place = graph_add(s->found, n, n + 1, far[j]);
-        if (place > 0 && s->found[place - 1] == far[j])
-            memmove(s->found + place, s->found + place + 1, (size_t)(n - place) * sizeof *s->found);
-        else if (place < n && s->found[place + 1] == far[j])
-            memmove(s->found + place, s->found + place + 1, (size_t)(n - place) * sizeof *s->found);
-        else
-            n++;
-    }
+    for (int64_t j = 0; j < old; j++) n += code_join(s->found, n, far[j]);
+    for (int64_t j = 0; j < s->trail_size; j++)
+        if (graph_node(s->trail[j]) != (uint32_t)node) n += code_join(s->found, n, s->trail[j]);
     return n;
 }
 
