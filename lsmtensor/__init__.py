@@ -31,7 +31,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import codecs, indexes, kernels, quant
     from .config import RunConfig
-    from .database import Database, open
+    from .database import Database, backups, open, restore
     from .dtypes import json, ragged, sparse, tensor
     from .lsm.integrity import verify_proof
     from .registry import register
@@ -51,10 +51,12 @@ _HOMES = {
     "NamedTensor": "tensors",
     "Transaction": "transaction",
     "optimal_chunks": "tensors",
+    "backups": "database",
     "json": "dtypes",
     "open": "database",
     "ragged": "dtypes",
     "register": "registry",
+    "restore": "database",
     "sparse": "dtypes",
     "tensor": "dtypes",
     "verify_proof": "lsm.integrity",
@@ -80,6 +82,6 @@ __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
     "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
-    "UnknownNameError", "VersionExpiredError", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "sparse",
+    "UnknownNameError", "VersionExpiredError", "backups", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "restore", "sparse",
     "tensor", "verify_proof",
 ]  # fmt: skip

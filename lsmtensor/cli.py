@@ -63,6 +63,13 @@ def _words(text: str | None) -> tuple[str, ...]:
     return tuple(p for p in (*parts, current.strip()) if p)
 
 
+def _paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    words = [w for w in ("db", "manifest", "sst", "wal", "index") if incomplete and w.startswith(incomplete)]
+    return [*map(CompletionItem, words), CompletionItem(incomplete, type="file")]
+
+
 @main.command()
 @click.option("--db", "path", default="debian.lsm", show_default=True, help="Where the database is made and left.")
 @click.option("--out", default="runs", show_default=True, help="Folder for the record, the log of acknowledgements and the page.")
@@ -238,18 +245,41 @@ def _listed(registry: Any) -> None:
 
 
 @main.command()
-@click.argument("db", metavar="DB")
+@click.argument("what", metavar="[db|manifest|sst|wal|index] PATH", nargs=-1, required=True, shell_complete=_paths)
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
-def inspect(db: str, as_json: bool) -> None:
-    """What is in a database: tables, schemas, runs, bytes."""
+def inspect(what: tuple[str, ...], as_json: bool) -> None:
+    """What is in a database, or in one file of it: manifest, table file, log, index segment."""
+    from . import inspecting
+    from .env.local import LocalEnv
+
+    *kind, path = what
+    if len(kind) > 1 or not set(kind) <= set(inspecting.KINDS):
+        raise click.UsageError(f"give a path, or one of {', '.join(inspecting.KINDS)} and a path")
+    said = inspecting.describe(LocalEnv(), path, kind[0] if kind else None)
+    if as_json:
+        click.echo(json.dumps(said, indent=1, default=str))
+    elif said["kind"] == "db":
+        _say_database(path)
+    else:
+        for name, value in said.items():
+            if isinstance(value, list):
+                click.echo(f"{name}: {len(value):,}")
+                for item in value:
+                    click.echo("  " + json.dumps(item, default=str))
+            elif isinstance(value, dict):
+                click.echo(f"{name}:")
+                for inner, text in value.items():
+                    click.echo(f"  {inner}: {text if isinstance(text, str) else json.dumps(text, default=str)}")
+            else:
+                click.echo(f"{name}: {f'{value:,}' if isinstance(value, int) and name != 'kind' else value}")
+
+
+def _say_database(path: str) -> None:
     import lsmtensor as lt
 
-    with lt.open(db, mode="r") as opened:
+    with lt.open(path, mode="r") as opened:
         stats = opened.stats()
-        if as_json:
-            click.echo(json.dumps(stats, indent=1, default=str))
-            return
-        click.echo(f"{db}: version {opened.version}, readable since version {opened.oldest_version}")
+        click.echo(f"{path}: version {opened.version}, readable since version {opened.oldest_version}")
         for name in opened.tables:
             table, about = opened[name], stats["tables"][name]
             click.echo(f"\n{name}: {len(table):,} rows, key {', '.join(table.schema.primary_key)}")
@@ -258,6 +288,97 @@ def inspect(db: str, as_json: bool) -> None:
             for index, what in table.indexes.items():
                 click.echo(f"  index {index:18} {what}")
             click.echo(f"  {about['runs']} runs, {about['file_rows']:,} rows in files of {about['file_bytes']:,} bytes, {about['memtable_rows']:,} in memory")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+@click.argument("table", metavar="TABLE")
+@click.argument("output", metavar="FILE")
+@click.option("--columns", help="Names by commas; all by default.")
+@click.option("--format", "form", type=click.Choice(["parquet", "arrow", "csv"]), help="By the ending of FILE unless given.")
+@click.option("--version", type=int, help="As it was at a version.")
+def export(db: str, table: str, output: str, columns: str | None, form: str | None, version: int | None) -> None:
+    """Write a table to a Parquet, Arrow or CSV file."""
+    import lsmtensor as lt
+
+    with lt.open(db, mode="r") as opened, opened.snapshot() if version is None else opened.at(version=version) as then:
+        rows = then[table].export(output, columns=list(_words(columns)) or None, format=form)
+    click.echo(f"{output}: {rows:,} rows")
+
+
+@main.command("import")
+@click.argument("db", metavar="DB")
+@click.argument("table", metavar="TABLE")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--key", help="Key columns by commas; makes the table, from the columns of the first file.")
+@click.option("--sorted", "in_order", is_flag=True, help="The keys rise through all files: load in memory of a batch.")
+@click.option("--format", "form", type=click.Choice(["parquet", "arrow", "csv"]), help="By the ending of FILE unless given.")
+def import_(db: str, table: str, files: tuple[str, ...], key: str | None, in_order: bool, form: str | None) -> None:
+    """Load Parquet, Arrow or CSV files into a table, in one commit; rows whose key is there are replaced."""
+    import lsmtensor as lt
+
+    from .transfer import schema_of
+
+    with lt.open(db) as opened:
+        if key is not None:
+            opened.create_table(table, schema_of(files[0], _words(key), form))
+        try:
+            opened[table].load(list(files), sorted=in_order, format=form)
+        except BaseException:
+            if key is not None:
+                opened.drop_table(table)
+            raise
+        click.echo(f"{table}: {len(opened[table]):,} rows")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+@click.argument("path", metavar="NEW")
+def checkpoint(db: str, path: str) -> None:
+    """A copy of a database as it is now, by hard links."""
+    import lsmtensor as lt
+
+    with lt.open(db, mode="r") as opened:
+        opened.checkpoint(path)
+    click.echo(f"{path}: a database of its own")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+@click.argument("folder", metavar="FOLDER")
+def backup(db: str, folder: str) -> None:
+    """Add a backup to a folder; only files that the last backup lacks are copied."""
+    import lsmtensor as lt
+
+    with lt.open(db, mode="r") as opened:
+        made = opened.backup(folder)
+    click.echo(f"{folder}: backup {made['number']} of version {made['version']}, {made['copied_files']} of {made['files']} files copied, {made['copied_bytes']:,} bytes")
+
+
+@main.command()
+@click.argument("folder", metavar="FOLDER")
+@click.argument("path", metavar="NEW", required=False)
+@click.option("--number", type=int, help="Which backup; the last by default.")
+def restore(folder: str, path: str | None, number: int | None) -> None:
+    """Restore a backup to a new database; without NEW, list the backups."""
+    import lsmtensor as lt
+
+    if path is None:
+        for made in lt.backups(folder):
+            click.echo(f"{made['number']}: version {made['version']}")
+        return
+    click.echo(f"{path}: version {lt.restore(folder, path, number=number)}")
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion of a shell: eval "$(lsmtensor completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(main, {}, "lsmtensor", "_LSMTENSOR_COMPLETE").source())
 
 
 @main.command()

@@ -6,7 +6,7 @@ import copyreg
 import os
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from time import sleep
 from types import TracebackType
@@ -26,6 +26,8 @@ from .errors import (
     VersionExpiredError,
 )
 from .lsm import past, readers, retention, space
+from .lsm.backup import backups as listed_backups
+from .lsm.backup import make_backup, restore_backup
 from .lsm.branch import make_branch
 from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
@@ -42,6 +44,7 @@ from .snapshot import Container, HeadStore, Snapshot
 from .table import Table, TableView
 from .tensors import Tensors
 from .transaction import Transaction
+from .transfer import schema_of
 
 Indexes = Mapping[str, Any]
 T = TypeVar("T")
@@ -60,11 +63,26 @@ def open(  # noqa: A001 - the name users know
     """
     if mode not in ("a", "x", "r"):
         raise InvalidArgumentError(f"mode={mode!r}; give 'a' (open or create), 'x' (create only) or 'r' (read only)")
-    if env is None:
-        from .env.local import LocalEnv
+    return Database(env or _local(), os.fspath(path), mode, config or RunConfig())
 
-        env = LocalEnv()
-    return Database(env, os.fspath(path), mode, config or RunConfig())
+
+def restore(folder: str | os.PathLike[str], path: str | os.PathLike[str], *, number: int | None = None, env: Env | None = None) -> int:
+    """Copy a backup (the last unless ``number`` names one) to a new database at ``path``; returns its version.
+
+    Every byte of the backup is checked first. Raises `NotADatabaseError` where there is none, `CorruptionError` for damage.
+    """
+    return restore_backup(env or _local(), os.fspath(folder), os.fspath(path), number)
+
+
+def backups(folder: str | os.PathLike[str], *, env: Env | None = None) -> list[dict[str, Any]]:
+    """The finished backups of a folder, oldest first: number, version, and time_ns of the version."""
+    return listed_backups(env or _local(), os.fspath(folder))
+
+
+def _local() -> Env:
+    from .env.local import LocalEnv
+
+    return LocalEnv()
 
 
 class Database(Container):
@@ -142,6 +160,19 @@ class Database(Container):
                 entries[index_name] = entry
         table_id = self._tree.create_table(name, schema.to_dict(), entries, options)
         return Table(self._tree, table_id)
+
+    def import_table(
+        self, name: str, path: str | os.PathLike[str], primary_key: str | Sequence[str], *, indexes: Indexes | None = None,
+        sorted: bool = False, format: str | None = None,
+    ) -> Table:  # fmt: skip
+        """A new table with the columns and rows of a Parquet, Arrow or CSV file; see `Table.load`. Where loading fails there is no table."""
+        table = self.create_table(name, schema_of(os.fspath(path), primary_key, format), indexes=indexes)
+        try:
+            table.load(path, sorted=sorted, format=format)
+        except BaseException:
+            self.drop_table(name)
+            raise
+        return table
 
     def drop_table(self, name: str) -> None:
         """Remove a table and its files; snapshots that hold it go on reading."""
@@ -276,6 +307,14 @@ class Database(Container):
     def checkpoint(self, path: str | os.PathLike[str]) -> None:
         """A copy of the database as it is now, by hard links: no bytes are copied on the same file system."""
         self.branch(path)
+
+    def backup(self, folder: str | os.PathLike[str]) -> dict[str, int]:
+        """Add a backup of the database as it is now to ``folder``: only files that the last backup there lacks are copied.
+
+        Answers its number, its version, its files and what of them was copied. Each backup is a whole database that
+        `lsmtensor.open` reads and that may be removed by itself. Copies are synced; the folder may be on another disk.
+        """
+        return make_backup(self._tree, os.fspath(folder))
 
     def tag(self, name: str) -> int:
         """Name the current version and keep it readable; returns it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from .arrowtake import one_chunk
-from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError
+from .convert import row_value
+from .convert_tensors import column_numpy
+from .dtypes import TensorType, of_arrow
+from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
 from .lsm import keyspace
 from .lsm.ahead import ahead
 from .lsm.merge import Window, rebatch
@@ -18,6 +23,7 @@ from .lsm.state import View
 from .lsm.tree import Head, Tree, Write
 from .schema import Schema
 from .search.dense import search_view
+from .transfer import read, write
 
 BATCH_ROWS = 65536
 
@@ -124,6 +130,32 @@ class TableView:
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole table in memory, in key order."""
         return self.scan(columns).read_all()
+
+    def to_numpy(self, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Columns as arrays: tensors (rows, *shape), numbers of their dtype (floats with NaN where some are null), others of objects."""
+        table = self.to_arrow(columns)
+        return {n: _numpy(c) for n, c in zip(table.column_names, table.columns, strict=True)}
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
+        """A pandas DataFrame in key order; a tensor column holds one array a row. Needs pandas."""
+        pandas = _needed("pandas", "to_pandas()")
+        table = self.to_arrow(columns)
+        made = {n: list(_numpy(c)) if isinstance(c.type, pa.BaseExtensionType) else c.to_pandas() for n, c in zip(table.column_names, table.columns, strict=True)}
+        return pandas.DataFrame(made, columns=table.column_names)
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> Any:
+        """A polars DataFrame in key order; a tensor column becomes its flat values. Needs polars."""
+        polars = _needed("polars", "to_polars()")
+        table = self.to_arrow(columns)
+        plain = [c.cast(c.type.storage_type) if isinstance(c.type, pa.BaseExtensionType) else c for c in table.columns]
+        return polars.from_arrow(pa.table(plain, names=table.column_names))
+
+    def export(self, path: str | os.PathLike[str], *, columns: Sequence[str] | None = None, where: Any = None, format: str | None = None) -> int:
+        """Write rows to a Parquet, Arrow or CSV file (by its ending, or ``format``), in key order; returns how many.
+
+        The file appears whole or not at all. Memory: a batch. Parquet and Arrow keep tensor types; CSV refuses them.
+        """
+        return write(self.scan(columns, where), os.fspath(path), format)
 
     def count(self, where: Any = None) -> int:
         """Rows visible, or those of them that match."""
@@ -232,6 +264,32 @@ class Table(TableView):
         batch = self.schema.batch(rows)
         return self._commit(lambda head: [_last(self._put(head(self._id), batch))])
 
+    def load(self, source: Any, *, sorted: bool = False, format: str | None = None) -> int:
+        """Add or replace the rows of Parquet, Arrow or CSV files (a path or several), or of a stream of batches, in one commit.
+
+        With ``sorted`` the keys of all of them together rise strictly: rows then stream to table files that are written once,
+        in memory of a batch; a key that does not rise raises `SchemaError` and nothing is visible. Without it all rows are
+        read first and the last of a key wins.
+        """
+        paths = [source] if isinstance(source, (str, os.PathLike)) else source
+        if isinstance(paths, (list, tuple)) and paths and all(isinstance(p, (str, os.PathLike)) for p in paths):
+            batches: Iterator[Any] = (b for p in paths for b in read(os.fspath(p), format, self.schema))
+        else:
+            batches = iter([source]) if not hasattr(source, "__iter__") or isinstance(source, (dict, pa.RecordBatch, pa.Table)) else iter(source)
+        schema = self.schema
+        if not sorted:
+            made = [schema.batch(b) for b in batches if not isinstance(b, pa.RecordBatch) or b.num_rows]
+            return self.upsert(pa.Table.from_batches(made, schema.arrow)) if made else self._tree.head()[1]
+
+        def prepare(head: Head) -> list[Write]:
+            view = head(self._id)
+            writes = (self._put(view, schema.batch(b)) for b in batches if not isinstance(b, pa.RecordBatch) or b.num_rows)
+            pairs = _rising(view, writes)
+            first = next(pairs, None)
+            return [] if first is None else [Write(self._id, *first, more=pairs)]
+
+        return self._commit(prepare)
+
     def put(self, key: Any, row: dict[str, Any] | None = None) -> int:
         """One row: its key, and its other columns; those left out are null."""
         names = self.schema.primary_key
@@ -295,6 +353,37 @@ class Table(TableView):
         ]
         nullable = pa.schema([f.with_nullable(True) for f in arrow])
         return Write(self._id, physical_batch(view, pa.RecordBatch.from_arrays(columns, schema=nullable), keys, 0), keys)
+
+
+def _rising(view: View, writes: Iterator[Write]) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """The batches of the writes, checked to rise by key within and between them."""
+    last: Any = None
+    for part in writes:
+        key = part.keys[0].as_py()
+        if (last is not None and key <= last) or not keyspace.is_sorted(part.keys) or keyspace.first_duplicate(part.keys) is not None:
+            raise SchemaError(f"load(sorted=True): the keys do not rise at or after {view.table.codec.key_of(key)!r}; sort the rows, or leave sorted out")
+        last = part.keys[-1].as_py()
+        yield part.batch, part.keys
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        made = of_arrow(kind)
+        if isinstance(made, TensorType) and not column.null_count:
+            return column_numpy(column)
+        values = [row_value(chunk, i, made) for chunk in column.chunks for i in range(len(chunk))]
+        found = np.empty(len(values), object)
+        found[:] = values
+        return found
+    return np.asarray(column.to_numpy())
+
+
+def _needed(package: str, what: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as why:
+        raise UnavailableError(f"{what} needs {package}: pip install {package}; or take to_arrow()") from why
 
 
 def physical_batch(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -101,3 +102,75 @@ def test_main_job(tmp_path):
     with lt.open(path) as db:
         db["packages"].delete("adequate")
     assert "commits made after" in call("run", "--db", path, "--out", str(out), code=1)
+
+
+def test_inspect_of_every_kind_of_file(tmp_path):
+    import numpy as np
+
+    from lsmtensor.inspecting import KINDS
+
+    path = tmp_path / "db.lsm"
+    with lt.open(path, config=lt.RunConfig().with_set("index.min_rows=10")) as db:
+        schema = lt.Schema([lt.Column("id", pa.string()), lt.Column("v", lt.tensor("float32", (4,)))], primary_key="id")
+        docs = db.create_table("docs", schema, indexes={"v": "hnsw(m=8)"})
+        docs.insert({"id": [f"k{i:03}" for i in range(100)], "v": np.ones((100, 4), np.float32)})
+        db.compact()
+        docs.delete("k007")
+        number = db["docs"]._view().table.state.id
+    files = {"db": path, "manifest": path / "CURRENT", "sst": next(path.glob("sst/*.arrow")), "wal": max(path.glob("wal/*")), "index": next(path.glob("sst/*.hnsw"))}
+    said = {kind: json.loads(call("inspect", kind, str(file), "--json")) for kind, file in files.items()}
+    assert set(said) == set(KINDS) and all(value["kind"] == kind for kind, value in said.items())
+    assert said["db"]["columns"]["docs"]["v"] == "tensor(float32, (4,))"
+    assert said["manifest"]["tables"][0]["runs"][0]["rows"] == 100 and "create_table" in {o for e in said["manifest"]["edits"] for o in e["ops"]}
+    batch = said["sst"]["batches"][0]
+    assert bytes.fromhex(batch["first_key"]).startswith(b"k000") and batch["rows"] == 100 and said["sst"]["filter"]["bytes"] > 0
+    assert said["wal"]["sealed"] and said["wal"]["torn_bytes"] == 0
+    record = said["wal"]["records"][-1]
+    assert record["version"] == said["db"]["version"] and record.get("rows", {str(number): 1}) == {str(number): 1}
+    assert said["index"]["arrays"] and sum(a["bytes"] for a in said["index"]["arrays"].values()) < said["index"]["bytes"]
+    for kind, file in files.items():
+        assert call("inspect", str(file)).strip()
+        other = "wal" if kind != "wal" else "sst"
+        assert f"is of kind {kind}" in call("inspect", other, str(file), code=1)
+    assert json.loads(call("inspect", "manifest", str(path), "--json")) == said["manifest"] | {"path": f"{path}/CURRENT"}
+    # damage is said, with its place
+    data = bytearray(files["sst"].read_bytes())
+    data[600] ^= 1
+    files["sst"].write_bytes(data)
+    assert "000" in call("inspect", str(files["sst"]), code=1)
+    assert "no file of a database" in call("inspect", str(tmp_path / "x.txt"), code=1)
+    assert "not there" in call("inspect", str(path / "wal" / "999999.wal"), code=1)
+
+
+def test_tables_in_and_out(small, tmp_path):
+    out, fresh = str(tmp_path / "docs.csv"), str(tmp_path / "fresh.lsm")
+    assert "2 rows" in call("export", small, "docs", out)
+    assert "docs: 2 rows" in call("import", fresh, "docs", out, "--key", "id", "--sorted")
+    with lt.open(small, mode="r") as a, lt.open(fresh, mode="r") as b:
+        assert a["docs"].to_arrow() == b["docs"].to_arrow()
+    assert "2 rows" in call("export", small, "docs", str(tmp_path / "ids.parquet"), "--columns", "id", "--version", "2")
+    assert "no table" in call("import", fresh, "other", out, code=1).lower()
+    assert "not a column" in call("import", fresh, "other", out, "--key", "nothing", code=1)
+    with lt.open(fresh, mode="r") as b:
+        assert b.tables == ["docs"]
+
+
+def test_copies(small, tmp_path):
+    copy, folder, back = (str(tmp_path / n) for n in ("copy.lsm", "backups", "back.lsm"))
+    call("checkpoint", small, copy)
+    assert "backup 1 of version 2, 1 of 1 files" in call("backup", small, folder)
+    assert "backup 2 of version 2, 0 of 1 files" in call("backup", small, folder)
+    assert call("restore", folder).splitlines() == ["1: version 2", "2: version 2"]
+    assert "version 2" in call("restore", folder, back)
+    for path in (copy, back):
+        with lt.open(path, mode="r") as db:
+            assert db["docs"].get(2)["text"] == "b"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell):
+    assert "_LSMTENSOR_COMPLETE" in call("completion", shell)
+    asked = {"_LSMTENSOR_COMPLETE": "bash_complete", "COMP_WORDS": "lsmtensor ins", "COMP_CWORD": "1"}
+    code = "from lsmtensor.cli import main; main(prog_name='lsmtensor')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
+    assert done.stdout.strip() == "plain,inspect"

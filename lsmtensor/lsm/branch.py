@@ -18,17 +18,25 @@ from ..errors import NotADatabaseError
 from .layout import FileRef, Layout, Run
 from .maintenance import merged_batches
 from .manifest import check_folder, create_folder, file_path
+from .merge import Batches
 from .output import write_files
-from .source import RunSource
 
 if TYPE_CHECKING:
     from .state import TableVersion
     from .tree import Tree
 
 
-def make_branch(tree: Tree, path: str, version: int | None) -> None:
-    """A new database at ``path`` from ``tree`` at a version (its newest by default). O(files) links, and what must be rewritten."""
+Place = Callable[[FileRef, str, str], object]
+
+
+def make_branch(tree: Tree, path: str, version: int | None, place: Place | None = None) -> int:
+    """A new database at ``path`` from ``tree`` at a version (its newest by default), which is returned.
+
+    ``place`` puts a file of ours, or a segment over it, at its new name: a hard link unless given. O(files) links, and what
+    must be rewritten.
+    """
     env = tree.env
+    place = place or (lambda ref, old, new: env.link(old, new))
     if check_folder(env, path):
         raise NotADatabaseError(f"{path} already holds a database; choose an empty or new folder for the branch")
     if not tree.read_only:
@@ -50,12 +58,19 @@ def make_branch(tree: Tree, path: str, version: int | None) -> None:
                     continue
                 if source.max_seq <= limit:
                     for file in source.files:
-                        _link(tree, path, file.ref)
+                        _placed(tree, path, file.ref, place)
                     runs.append(source.run)
                 else:
                     files = _without_newer(tree, path, table, source, limit, numbers.__next__)
                     if files:
                         runs.append(Run(files[0].number, source.run.level, files))
+            # a reader cannot flush: what it has from the log only is written here
+            for mem in table.mems:
+                if mem.rows and mem.min_seq <= limit:
+                    files = _without_newer(tree, path, table, mem.sorted(), limit, numbers.__next__)
+                    if files:
+                        runs.append(Run(files[0].number, 0, files))
+            runs.sort(key=lambda run: run.min_seq, reverse=True)
             tables[table.state.id] = replace(table.state, runs=tuple(runs), flushed_seq=limit)
         env.sync_dir(f"{path}/sst")
         old = state.layout
@@ -66,16 +81,17 @@ def make_branch(tree: Tree, path: str, version: int | None) -> None:
             tables=tables, next_file=next(numbers), tags=tags, version=limit, time_ns=last, times=times[-4096:], root=old.root
         )
         create_folder(env, path, layout)
+        return limit
 
 
-def _link(tree: Tree, path: str, ref: FileRef) -> None:
-    tree.env.link(file_path(tree.path, "table", ref.number), file_path(path, "table", ref.number))
+def _placed(tree: Tree, path: str, ref: FileRef, place: Place) -> None:
+    place(ref, file_path(tree.path, "table", ref.number), file_path(path, "table", ref.number))
     for segment in ref.segments:
-        tree.env.link(f"{tree.path}/sst/{segment.file}", f"{path}/sst/{segment.file}")
+        place(ref, f"{tree.path}/sst/{segment.file}", f"{path}/sst/{segment.file}")
 
 
 def _without_newer(
-    tree: Tree, path: str, table: TableVersion, source: RunSource, limit: int, number: Callable[[], int]
+    tree: Tree, path: str, table: TableVersion, source: Batches, limit: int, number: Callable[[], int], level: int = 0
 ) -> tuple[FileRef, ...]:
     def older(keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
         return np.asarray(seqs <= limit)
@@ -84,4 +100,4 @@ def _without_newer(
     first = next(batches, None)
     if first is None:
         return ()
-    return write_files(tree.env, path, tree.config, table, chain([first], batches), "branch", source.run.level, number)
+    return write_files(tree.env, path, tree.config, table, chain([first], batches), "branch", level, number)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..errors import InvalidArgumentError
 from . import compaction, keyspace, ops
 from .layout import FileRef, Key, Run, TableState
-from .merge import Chooser, needed_since, rebatch, windows
+from .merge import Batches, Chooser, needed_since, rebatch, windows
 from .retention import oldest_needed
 from .source import MemSource, RunSource, TableFile
 from .state import TableVersion
@@ -192,7 +192,7 @@ def _chain(
 
 
 def merged_batches(
-    runs: list[RunSource], keep: Chooser, physical: pa.Schema, rows: int, start: Key | None, stop: Key | None
+    runs: Sequence[Batches], keep: Chooser, physical: pa.Schema, rows: int, start: Key | None, stop: Key | None
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
     for window in windows(runs, keep, start=start, stop=stop):
         if not len(window):

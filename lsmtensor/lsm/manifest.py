@@ -12,7 +12,9 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..env.base import Env, WritableFile
@@ -187,19 +189,28 @@ def chain(previous: str, edit: str, layout: Layout) -> str:
     return hashlib.sha256(b"\x02" + bytes.fromhex(previous) + bytes.fromhex(edit) + layout.state_root()).hexdigest()
 
 
-def replay(data: bytes, number: int, name: str) -> tuple[Layout, int, tuple[str, str]]:
-    """(layout, end of the last good frame, (root before, hash of the last edit))."""
+@dataclass(frozen=True)
+class Edit:
+    """A frame of a manifest: its place, what it says, and the layout after it. ``links``: root before, hash of this edit."""
+
+    offset: int
+    end: int
+    ops: list[dict[str, Any]]
+    layout: Layout
+    links: tuple[str, str]
+
+
+def edits(data: bytes, number: int, name: str) -> Iterator[Edit]:
+    """The good frames from the front, the first with a whole layout and no ``ops``; `CorruptionError` for one that does not fit."""
     layout: Layout | None = None
     at = 0
-    links = ("", "")
     while (frame := _read_frame(data, at, number)) is not None:
         value, end = frame
         try:
             if layout is None:
                 if value["format"] > FORMAT:
                     raise FormatVersionError(f"{name} has format {value['format']}; this lsmtensor reads up to {FORMAT}: upgrade it")
-                layout = Layout.from_dict(value["layout"])
-                links = (value["previous"], value["edit"])
+                layout, links = Layout.from_dict(value["layout"]), (value["previous"], value["edit"])
             else:
                 edit = {k: value[k] for k in ("ops", "version", "time_ns", "next_file")}
                 edit |= {k: value[k] for k in ("times",) if k in value}
@@ -212,14 +223,21 @@ def replay(data: bytes, number: int, name: str) -> tuple[Layout, int, tuple[str,
             raise CorruptionError(f"a layout record does not parse ({why!r})", name, at) from why
         except CorruptionError as why:
             raise CorruptionError(why.message, name, at) from why
+        yield Edit(at, end, value.get("ops", []), layout, links)
         at = end
-    if layout is None:
+
+
+def replay(data: bytes, number: int, name: str) -> tuple[Layout, int, tuple[str, str]]:
+    """(layout, end of the last good frame, (root before, hash of the last edit))."""
+    last = deque(edits(data, number, name), maxlen=1)
+    if not last:
         raise CorruptionError("the manifest holds no whole layout", name, 0)
     # a frame that was being written when the machine stopped is the last; a good one behind damage is not
-    for later in range(at + 1, len(data) - _FRAME.size):
+    end = last[0].end
+    for later in range(end + 1, len(data) - _FRAME.size):
         if _read_frame(data, later, number) is not None:
-            raise CorruptionError("a layout record is damaged, and good ones follow it", name, at)
-    return layout, at, links
+            raise CorruptionError("a layout record is damaged, and good ones follow it", name, end)
+    return last[0].layout, end, last[0].links
 
 
 def _read_frame(data: bytes, at: int, number: int) -> tuple[dict[str, Any], int] | None:

@@ -362,6 +362,11 @@ class TableReader:
                 for chunk in np.unique(touched).tolist():
                     self._check(chunk * self._chunk, min((chunk + 1) * self._chunk, self._chunks_end))
 
+    def about(self) -> dict[str, Any]:
+        """The settings that the file was written with."""
+        used = None if self._filter is None else {**self._filter[0], "bytes": self._filter[1].nbytes}
+        return {"meta": self.meta, "chunk_bytes": self._chunk, "chunks": len(self._crcs), "hash": self._kind, "filter": used}
+
     # -- whole -----------------------------------------------------------------------------------
 
     def leaves(self) -> list[bytes]:
