@@ -6,6 +6,7 @@ function `lsmtensor.tensor`.
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 from typing import Any, Protocol, runtime_checkable
@@ -213,6 +214,11 @@ class Tensor:
             target = tuple(slice(a - lo, b - lo) for a, b, (lo, _) in zip(lows, highs, box, strict=True))
             out[target] = chunk[tuple(slice(a - s, b - s) for a, b, s in zip(lows, highs, start, strict=True))]
         return out
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what `repr` tells, and the numbers of the first corner."""
+        corner = self[tuple(slice(0, 4) for _ in self._shape)]
+        return f"<pre>{html.escape(repr(self))}\n{html.escape(str(np.asarray(corner)))}</pre>"
 
     def __repr__(self) -> str:
         how = "contiguous" if self.contiguous else f"chunks {self.chunks}"

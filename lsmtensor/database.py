@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from . import notebook
 from .config import RunConfig
 from .env.base import Env
 from .errors import (
@@ -119,7 +120,12 @@ class Database(Container):
         return self._tree.head()[0]
 
     def __getitem__(self, name: str) -> Table:
-        return Table(self._tree, self._find(name))
+        return self._table(self._find(name))
+
+    def _table(self, number: int) -> Table:
+        table = Table(self._tree, number)
+        table._keeps = self  # lsmtensor.open(path)["docs"] keeps the database open
+        return table
 
     def create_table(
         self,
@@ -159,7 +165,7 @@ class Database(Container):
                 index_name, entry = check_index(schema, column, spec, taken=entries)
                 entries[index_name] = entry
         table_id = self._tree.create_table(name, schema.to_dict(), entries, options)
-        return Table(self._tree, table_id)
+        return self._table(table_id)
 
     def import_table(
         self, name: str, path: str | os.PathLike[str], primary_key: str | Sequence[str], *, indexes: Indexes | None = None,
@@ -404,6 +410,15 @@ class Database(Container):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, (self.path, "r")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the tables with their rows, columns and bytes."""
+        if self._tree.closed:
+            return notebook.table(repr(self), [], [])
+        about = self.stats()["tables"]
+        rows = [(n, len(self[n]), ", ".join(self[n].schema.names), about[n]["file_bytes"], about[n]["memtable_rows"]) for n in self.tables]
+        title = f"{self.path}, version {self.version}, {len(self.tensors):,} named arrays"
+        return notebook.table(title, ["table", "rows", "columns", "bytes in files", "rows in memory"], rows)
 
     def __repr__(self) -> str:
         if self._tree.closed:

@@ -220,7 +220,7 @@ def _columns_given(rows: Any) -> dict[str, Any]:
                 raise SchemaError(f"batches that do not fit each other: {why}; give batches of one schema") from why
         odd = next(i for i, p in enumerate(parts) if not isinstance(p, Mapping))
         raise SchemaError(f"row {odd} is a {type(parts[odd]).__name__}; give a dict of columns, a list of dicts, or an Arrow, pandas or polars table")
-    raise SchemaError(f"rows are a {type(rows).__name__}; give a dict of columns, a list of dicts, or an Arrow, pandas or polars table")
+    raise SchemaError(f"rows of type {type(rows).__name__}; give a dict of columns, a list of dicts, or an Arrow, pandas or polars table")
 
 
 def _arrow(rows: Any) -> pa.Table:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from . import notebook
 from .arrowtake import one_chunk
 from .convert import row_value
 from .convert_tensors import column_numpy
@@ -22,7 +23,7 @@ from .lsm.past import history_of, oldest_of
 from .lsm.state import View
 from .lsm.tree import Head, Tree, Write
 from .schema import Schema
-from .search.dense import search_view
+from .search.dense import check_where, search_view
 from .transfer import read, write
 
 BATCH_ROWS = 65536
@@ -65,6 +66,14 @@ class TableView:
     def __repr__(self) -> str:
         columns = ", ".join(c.name for c in self.schema.columns)
         return f"<lsmtensor.{type(self).__name__} {self.name!r} {len(self):,} rows; {columns}; key {self.schema.primary_key}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first five rows, under the types of their columns."""
+        columns = self.schema.columns
+        first = self.scan(limit=5).read_all()
+        rows = [list(self.schema.row(batch, i).values()) for batch in first.to_batches() for i in range(batch.num_rows)]
+        what = f"{self.name}: {len(self):,} rows, key {', '.join(self.schema.primary_key)}" + "".join(f"; index {n} ({w})" for n, w in self.indexes.items())
+        return notebook.table(what, [f"{c.name}: {c.type}" for c in columns], rows)
 
     # -- by key ----------------------------------------------------------------------------------
 
@@ -427,6 +436,7 @@ def _project(view: View, columns: Sequence[str] | None) -> pa.Schema:
 
 def _columns_of(view: View, where: Any) -> list[str]:
     """The columns that an expression may read: those whose name its text holds (a superset is harmless)."""
+    check_where(where)
     text = str(where)
     return [n for n in view.table.schema.names if n in text] or [view.table.schema.names[0]]
 

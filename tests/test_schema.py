@@ -285,7 +285,7 @@ def test_bad_rows_are_refused():
         ({"id": [1], "txet": ["a"]}, "no column named 'txet'; did you mean 'text'"), ({"text": ["a"]}, "lack the key column 'id'"),
         ({"id": [1], "text": ["a"]}, "lack the column 'n', which is never null"), ({"id": [1, None], "n": [1, 2]}, "'id', row 1: given null"),
         ([{"id": 1, "n": 1}, {"id": 2}], "'n', row 1: given null"), ({"id": [1], "n": [1, 2]}, "'n' has 2 rows, column 'id' has 1"),
-        ([], "no rows given"), (7, "rows are a int"), ("abc", "rows are a str"), ([{"id": 1}, 7], "row 1 is a int"), ({}, "key column"),
+        ([], "no rows given"), (7, "rows of type int"), ("abc", "rows of type str"), ([{"id": 1}, 7], "row 1 is a int"), ({}, "key column"),
         (pa.table([[1], [2]], names=["id", "id"]), "'id' is there twice"), ({"id": 7}, "wanted an array or list"),
     ]:  # fmt: skip
         with pytest.raises(SchemaError, match=match):

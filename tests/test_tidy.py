@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors"},
     {"registry"},
-    {"config", "metrics"},
+    {"config", "metrics", "notebook"},
     {"arrowbytes", "arrowtake", "merkle", "recent"},
     {"dtypes"},
     {"convert_tensors"},

@@ -102,9 +102,11 @@ def _target(view: View, queries: np.ndarray, column: str | None, index: str | No
 def _guess_column(view: View, queries: np.ndarray) -> str:
     width = queries.shape[-1] if queries.ndim else 0
     fit = [c.name for c in view.table.schema.columns if isinstance(c.type, TensorType) and c.type.shape == (width,)]
-    if len(fit) != 1:
-        which = ", ".join(fit) or "none"
-        raise InvalidArgumentError(f"{len(fit)} columns hold vectors of {width} dimensions ({which}); name one with column=")
+    if not fit:
+        there = [f"{c.name} of {c.type.shape[0]}" for c in view.table.schema.columns if isinstance(c.type, TensorType) and len(c.type.shape) == 1]
+        raise InvalidArgumentError(f"no column holds vectors of {width} dimensions; those of table {view.table.state.name!r}: {', '.join(there) or 'none'}")
+    if len(fit) > 1:
+        raise InvalidArgumentError(f"{len(fit)} columns hold vectors of {width} dimensions ({', '.join(fit)}); name one with column=")
     return fit[0]
 
 
@@ -148,6 +150,7 @@ def _search_source(
     if own is not None and source is not own:
         mask = _both(mask, _not_overwritten(source, own, view.version, len(marks.seqs)))
     if where is not None:
+        check_where(where)
         mask = _both(mask, _matching(source, where))
     n = len(marks.seqs)
     wanted = n if mask is None else int(np.count_nonzero(mask[:n]))
@@ -231,6 +234,14 @@ def _scan(
         distances.append(near)
     best_rows, best = (rows[0], distances[0]) if len(rows) == 1 else _best(np.concatenate(rows, 1), np.concatenate(distances, 1), k)
     return _pad(best_rows, np.sqrt(best) if metric == "l2" else best, k)
+
+
+def check_where(where: Any) -> None:
+    """A filter is an Arrow expression; `InvalidArgumentError` for text and for functions."""
+    import pyarrow.compute as pc
+
+    if not isinstance(where, pc.Expression):
+        raise InvalidArgumentError(f"where={where!r} is a {type(where).__name__}; give a pyarrow.compute expression, such as pc.field('id') < 2")
 
 
 def _matching(source: Source, where: Any) -> np.ndarray:
