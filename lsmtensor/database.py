@@ -398,6 +398,19 @@ class Database(Container):
             "io": self._env.metrics.snapshot(),
         }
 
+    def on_event(self, listener: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
+        """Call ``listener`` with a dict as each flush, compaction, index build and stall of a writer ends; call the answer to stop.
+
+        Each has ``event`` and ``seconds``, ``table`` where it has one, rows and bytes, and ``error`` where it failed. The listener
+        runs in the thread that did the work, under its locks: it must be quick and must not call the database. Its
+        exceptions become warnings.
+        """
+        return self._tree.events.listen(listener)
+
+    def latencies(self) -> pa.Table:
+        """How long flushes, compactions, index builds and stalls took since the open: event, up_to_seconds, count."""
+        return self._tree.events.histogram()
+
     def close(self) -> None:
         """Seal the log and let go of the folder. Closing twice is harmless."""
         self._finalizer()

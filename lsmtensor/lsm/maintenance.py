@@ -42,7 +42,9 @@ def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:
         for batch in ordered.table.combine_chunks().to_batches(max_chunksize=tree.config.sstable.batch_rows):
             pairs.append((batch, keys.slice(at, batch.num_rows)))
             at += batch.num_rows
-        run = tree.write_run(table, pairs, "flush")
+        with tree.events.timed("flush", table=table.state.name, rows=mem.rows, memory_bytes=mem.memtable.nbytes) as facts:
+            run = tree.write_run(table, pairs, "flush")
+            facts["file_bytes"] = run.bytes
 
     with tree.editing():
         # read in this order: a commit that lands in between is in a memtable before it is counted
@@ -114,13 +116,16 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
     # a table with vector indexes is rewritten whole: one graph is searched faster than many
     moves = tree.config.compaction.trivial_moves and not whole and not table.state.indexes
     files: list[FileRef] = []
-    for group in _groups(chosen) if moves else [chosen]:
-        only = group[0].files[0].ref
-        if moves and len(group) == 1 and len(group[0].files) == 1 and not only.tombstones:
-            files.append(only)
-        else:
-            files += _rewrite(tree, table, group, keep, level)
-    _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [])
+    read = {"runs": len(chosen), "rows": sum(r.rows for r in chosen), "bytes": sum(r.run.bytes for r in chosen)}
+    with tree.events.timed("compaction", table=table.state.name, level=level, **read) as facts:
+        for group in _groups(chosen) if moves else [chosen]:
+            only = group[0].files[0].ref
+            if moves and len(group) == 1 and len(group[0].files) == 1 and not only.tombstones:
+                files.append(only)
+            else:
+                files += _rewrite(tree, table, group, keep, level)
+        _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [])
+        facts |= {"files": len(files), "file_rows": sum(f.rows for f in files), "file_bytes": sum(f.size for f in files)}
 
 
 def _groups(runs: list[RunSource]) -> list[list[RunSource]]:

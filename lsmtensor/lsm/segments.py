@@ -222,7 +222,8 @@ def index_due(tree: Tree) -> None:
                 for at, file in enumerate(run.files):
                     large = file.ref.rows >= tree.config.index.min_rows
                     if large and not any(s.index == name for s in file.ref.segments):
-                        _build(tree, table_id, run, at, name, entry)
+                        with tree.events.timed("index", table=table.state.name, index=name, rows=file.ref.rows):
+                            _build(tree, table_id, run, at, name, entry)
                         table = tree.head()[0].tables[table_id]
 
 

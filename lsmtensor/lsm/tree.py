@@ -28,6 +28,7 @@ from ..errors import ClosedError, InvalidArgumentError, ReadOnlyError, StorageEr
 from ..wal.writer import WalWriter
 from . import commit as commits
 from . import keyspace, ops
+from .events import Events
 from .layout import FileRef, Run, TableState, thinned
 from .manifest import Manifest, file_path
 from .output import write_files
@@ -74,7 +75,7 @@ class Tree:
         self.compaction_paused = self.warned_of_leak = False
         self._level0 = 0
         self._times: list[tuple[int, int]] = []
-        self._syncer = Syncer(self.show)
+        self._syncer, self.events = Syncer(self.show), Events(env.clock)
         self._time = manifest.layout.time_ns
         self._failed: BaseException | None = None
         self.recovered_runs: list[tuple[int, Run]] = []
@@ -264,9 +265,7 @@ class Tree:
         version = TableVersion(table, (), ())
         return MemSource(memtables.create(self.config.memtable.kind, version.codec.kind, version.physical))
 
-    def _table_version(
-        self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()
-    ) -> TableVersion:
+    def _table_version(self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()) -> TableVersion:
         known = {r.run: r for r in old}
         runs = (known.get(run) or RunSource(run, [self._file(ref) for ref in run.files]) for run in table.runs)
         return TableVersion(table, mems or (self._new_mem(table),), tuple(runs))
@@ -322,7 +321,7 @@ class Tree:
         if self._level0 > limits.slowdown_runs and not self.compaction_paused:
             # a little wait now spares everybody the full stop later
             time.sleep(min(0.05, 0.001 * (self._level0 - limits.slowdown_runs)))
-        with self._publish:
+        with self._publish if room() else self.events.timed("stall", runs=self._level0), self._publish:
             self._publish.wait_for(room)
             waiting = max((len(t.mems) for t in self.state.tables.values()), default=0)
             if self._failed is not None and waiting > MAX_SEALED:
