@@ -166,14 +166,14 @@ class LSH(VectorIndex):
         every = np.concatenate([np.zeros((self.tables, 1), cost.dtype), cost, both], 1)
         chosen = np.argsort(every, axis=1, kind="stable")[:, : min(probes, every.shape[1])]
         probed = np.repeat(steps[:, None, :], chosen.shape[1], 1)
-        table, turn = np.indices(chosen.shape)
         singles, pairs = cost.shape[1], (first, second)
         for which in (0, 1):
             two = pairs[which][np.maximum(chosen - 1 - singles, 0)] if len(first) else np.full(chosen.shape, -1)
             one = chosen - 1 if which == 0 else np.full(chosen.shape, -1)
             index = np.where(chosen <= singles, np.where(chosen == 0, -1, one), two)
             there = index >= 0
-            t, p, j = table[there], turn[there], index[there]
+            t, p = np.nonzero(there)
+            j = index[there]
             probed[t, p, place[t, j]] += change[t, j]
         return self._key(probed)
 
