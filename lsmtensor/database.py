@@ -398,6 +398,10 @@ class Database(Container):
             "io": self._env.metrics.snapshot(),
         }
 
+    def io(self) -> pa.Table:
+        """Since the open: what (read and write in bytes, syncs), kind of file, cause (null of reads), amount."""
+        return space.io_table(self._env.metrics.snapshot())
+
     def on_event(self, listener: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
         """Call ``listener`` with a dict as each flush, compaction, index build and stall of a writer ends; call the answer to stop.
 

@@ -97,3 +97,18 @@ def test_a_stall_is_told():
             tree._publish.notify_all()
         writer.join(10)
         assert [e["event"] for e in told] == ["stall"] and told[0]["seconds"] > 0.03 and len(docs) == 10
+
+
+def test_bytes_by_kind_of_file_and_cause():
+    with lt.open("e.lsm", env=MemoryEnv(), config=lt.RunConfig().with_set("background=false")) as db:
+        docs = db.create_table("docs", SCHEMA, compaction="none")
+        docs.insert(rows(0, 500))
+        docs.upsert(rows(0, 10))
+        db.compact()
+        io = db.io()
+        assert io.schema.names == ["what", "kind", "cause", "amount"]
+        found = {(r["what"], r["kind"], r["cause"]): r["amount"] for r in io.to_pylist()}
+        # each row of 500 x 40 bytes is written to the log, and by a flush or a merge
+        assert found["write", "wal", "commit"] > 500 * 40 and found["write", "table", "flush"] > 500 * 40
+        assert found["syncs", "manifest", "layout"] >= 2 and all(r["cause"] is None for r in io.to_pylist() if r["what"] == "read")
+        assert sum(found.values()) == sum(db.stats()["io"].values())

@@ -85,3 +85,10 @@ def collect(tree: Tree, dry_run: bool) -> list[str]:
             for path in found:
                 tree.env.unlink(path)
         return found
+
+
+def io_table(counters: dict[str, int]) -> pa.Table:
+    """The counters ``io.WHAT.KIND[.CAUSE]`` as rows, in order."""
+    rows = [(*name.split(".")[1:], None)[:3] + (amount,) for name, amount in counters.items() if name.startswith("io.")]
+    types = {"what": pa.string(), "kind": pa.string(), "cause": pa.string(), "amount": pa.int64()}
+    return pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(types.items())})
