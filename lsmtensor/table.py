@@ -198,6 +198,9 @@ class TableView:
         self,
         q: Any = None,
         *,
+        text: Any = None,
+        sparse: Any = None,
+        fusion: Any = "rrf",
         k: int = 10,
         column: str | None = None,
         where: Any = None,
@@ -212,8 +215,19 @@ class TableView:
         ``column`` may be left out where one tensor column of the width of ``q`` exists. Default columns:
         the key. ``params`` are those of the index (``ef``). Distances are exact, ties go by key; fewer than
         ``k`` rows only when fewer match. ``explain=True`` returns the plan instead.
+
+        ``text`` (words, or a dict of ``query``, ``must``, ``must_not``, ``column``) ranks by BM25, ``sparse`` ({"indices", "values"} or one scipy row) by inner
+        product; each answers with ``_score``, larger first. Several together are fused over one snapshot, ``fusion="rrf"`` or
+        ``weighted(dense=…, text=…)``, with what each contributed in ``_dense``, ``_text``, ``_sparse``. See docs/text.md.
         """
         self._reading()
+        if text is not None or sparse is not None:
+            from .search import fuse
+
+            return fuse.search(
+                self._view(), self._tree, q, text, sparse, k=k, column=column, where=where, columns=columns, fusion=fusion, index=index,
+                metric=metric, explain=explain, params=params,
+            )  # fmt: skip
         return search_view(
             self._view(), self._tree, q, k=k, column=column, where=where, columns=columns, index=index,
             metric=metric, explain=explain, params=params,

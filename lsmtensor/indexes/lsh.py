@@ -168,7 +168,7 @@ class LSH(VectorIndex):
         probed = np.repeat(steps[:, None, :], chosen.shape[1], 1)
         singles, pairs = cost.shape[1], (first, second)
         for which in (0, 1):
-            two = pairs[which][np.maximum(chosen - 1 - singles, 0)] if len(first) else np.full(chosen.shape, -1)
+            two = np.take(pairs[which], np.maximum(chosen - 1 - singles, 0)) if cost.shape[1] > 1 else np.full(chosen.shape, -1)
             one = chosen - 1 if which == 0 else np.full(chosen.shape, -1)
             index = np.where(chosen <= singles, np.where(chosen == 0, -1, one), two)
             there = index >= 0

@@ -29,6 +29,7 @@ from .cython._kernels import (
     search_int64,
 )
 from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
+from .cython._sparse import sparse_topk
 
 if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g, _q)]):
     raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {_c.runnable()}")
@@ -54,6 +55,6 @@ def topk(
 
 __all__ = [
     "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
-    "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "search_bytes", "search_int64", "shuffle", "topk",
+    "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

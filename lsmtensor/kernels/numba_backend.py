@@ -13,6 +13,7 @@ from numba import njit
 from .contract import code_one, code_ranges, code_scan, code_search
 from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
+from .numba_sparse import sparse_topk
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 # sums may be split into lanes; NaN and infinities keep their meaning
@@ -205,5 +206,5 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 __all__ = [
     "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink",
-    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "topk",
+    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_topk", "topk",
 ]  # fmt: skip

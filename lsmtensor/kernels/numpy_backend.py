@@ -29,6 +29,7 @@ from .contract import (
     search_bytes,
     search_int64,
     shuffle,
+    sparse_topk,
     topk,
     unbitshuffle,
     unshuffle,
@@ -43,5 +44,5 @@ __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
     "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink",
     "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
-    "pairwise", "search_bytes", "search_int64", "topk",
+    "pairwise", "search_bytes", "search_int64", "sparse_topk", "topk",
 ]  # fmt: skip

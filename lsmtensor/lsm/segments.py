@@ -218,6 +218,8 @@ def index_due(tree: Tree) -> None:
         table = tree.head()[0].tables.get(table_id)
         for name, entry in (table.state.indexes if table is not None else {}).items():
             assert table is not None
+            if Spec.parse(entry["spec"]).name in ("text", "sparse"):
+                continue  # lists in memory, made when they are asked for
             for run in table.runs:
                 for at, file in enumerate(run.files):
                     large = file.ref.rows >= tree.config.index.min_rows

@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from .. import indexes
-from ..dtypes import TensorType
+from ..dtypes import SparseType, TensorType
 from ..errors import DuplicateKeyError, InvalidArgumentError
 from ..registry import Spec
 from ..schema import Schema
+from .analyze import TextSpec
+
+# indexes that are lists in memory, without segments
+LEXICAL = {"text": "strings", "sparse": "sparse vectors"}
 
 
 def check_index(schema: Schema, column: str, spec: Any, *, name: str | None = None, taken: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """(index name, layout entry) of an index spec for a column; the spec is tried on an empty index."""
     kind = schema.field(column).type
+    parsed = Spec.of(spec)
+    if parsed.name in LEXICAL:
+        if parsed.name == "text":
+            TextSpec.of(parsed)
+        elif parsed.params:
+            raise InvalidArgumentError(f"{parsed}: sparse takes no parameters")
+        if (kind not in (pa.string(), pa.large_string())) if parsed.name == "text" else not isinstance(kind, SparseType):
+            raise InvalidArgumentError(f"column {column!r} is a {kind}; {parsed.name} indexes are for {LEXICAL[parsed.name]}")
+        return _named(column, parsed, name, taken)
     if not isinstance(kind, TensorType) or len(kind.shape) != 1 or kind.dtype not in ("float16", "float32", "float64"):
         raise InvalidArgumentError(f"column {column!r} is a {kind}; vector indexes are for one-dimensional float tensors")
-    parsed = Spec.of(spec)
     indexes.create(parsed, dim=kind.shape[0])
+    return _named(column, parsed, name, taken)
+
+
+def _named(column: str, parsed: Spec, name: str | None, taken: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     chosen = name or f"{column}_{parsed.name}"
     if chosen in taken:
         raise DuplicateKeyError(f"an index named {chosen!r} is there already; give another name=")

@@ -80,7 +80,7 @@ def search_view(
     ]
     if explain:
         return plan.to_dict()
-    return _merged(view, found, queries, int(k), columns, single)
+    return merged(view, found, queries, int(k), columns, single)
 
 
 def _target(view: View, queries: np.ndarray, column: str | None, index: str | None, metric: str | None) -> Target:
@@ -141,18 +141,9 @@ def _search_source(
     params: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(rows, distances) of the k nearest visible rows of one source."""
-    marks = segments.marks_of(source)
-    own = view.overlay
-    newer = [s for s in view.sources[:number] if s is not own]
-    marks.resolve(source, newer, max([view.version, *(s.max_seq for s in newer)]))
     parts, valid = segments.matrices(source, plan.column)
-    mask = _both(marks.visible(view.version), valid)
-    if own is not None and source is not own:
-        mask = _both(mask, _not_overwritten(source, own, view.version, len(marks.seqs)))
-    if where is not None:
-        check_where(where)
-        mask = _both(mask, _matching(source, where))
-    n = len(marks.seqs)
+    mask = _both(visible(view, number, source, where), valid)
+    n = len(segments.marks_of(source).seqs)
     wanted = n if mask is None else int(np.count_nonzero(mask[:n]))
     step = {"source": "memtable" if isinstance(source, MemSource) else f"run {source.run.id}", "rows": n, "wanted": wanted}
     plan.steps.append(step)
@@ -180,6 +171,21 @@ def _search_source(
     if len(answers) == 1:
         return _pad(*answers[0], k)
     return _best(np.concatenate([r for r, _ in answers], 1), np.concatenate([d for _, d in answers], 1), k)
+
+
+def visible(view: View, number: int, source: Source, where: Any) -> np.ndarray | None:
+    """bool (rows,): the rows of a source, the ``number``-th of a view, that the view sees and a filter allows; None for all."""
+    marks = segments.marks_of(source)
+    own = view.overlay
+    newer = [s for s in view.sources[:number] if s is not own]
+    marks.resolve(source, newer, max([view.version, *(s.max_seq for s in newer)]))
+    mask = marks.visible(view.version)
+    if own is not None and source is not own:
+        mask = _both(mask, _not_overwritten(source, own, view.version, len(marks.seqs)))
+    if where is None:
+        return mask
+    check_where(where)
+    return _both(mask, _matching(source, where))
 
 
 def _not_overwritten(source: Source, own: MemSource, version: int, n: int) -> np.ndarray:
@@ -273,11 +279,11 @@ def _evaluate(table: pa.Table, where: Any) -> np.ndarray:
     return mask
 
 
-def _merged(
+def merged(
     view: View, found: list[tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int, columns: Sequence[str] | None, single: bool
 ) -> pa.Table:
     """The k best over all sources, ties by key, with their columns."""
-    schema = _answer_schema(view, columns)
+    schema = answer_schema(view, columns)
     if not found:
         found = [(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))]
     rows, distances = found[0] if len(found) == 1 else (np.concatenate(part, 1) for part in zip(*found, strict=True))
@@ -312,7 +318,7 @@ def _by_key(
     return np.take_along_axis(owner, order, 1), np.take_along_axis(rows, order, 1), np.take_along_axis(distances, order, 1)
 
 
-def _answer_schema(view: View, columns: Sequence[str] | None) -> pa.Schema:
+def answer_schema(view: View, columns: Sequence[str] | None) -> pa.Schema:
     schema = view.table.schema
     kept: dict[Any, pa.Schema] = view.table.__dict__.setdefault("_answers", {})
     asked = None if columns is None else tuple(columns)

@@ -307,13 +307,32 @@ def _code_ranges(rng: np.random.Generator) -> Iterator[Args]:
             yield args, queries, np.arange(n), cuts[:, :0], 3, 3, mask
 
 
+def _sparse_topk(rng: np.random.Generator) -> Iterator[Args]:
+    for n, lists in ((1, 1), (40, 6), (3000, 30)):
+        sizes = np.minimum(rng.geometric(0.3 if n < 100 else 0.004, lists), n)
+        rows = np.concatenate([np.sort(rng.choice(n, size, replace=False)) for size in sizes]).astype(np.uint32)
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        # eighths: sums are exact in any order
+        weights = (rng.integers(1, 200, len(rows)) / 8).astype(np.float32)
+        for m in (0, 1, min(5, lists)):
+            terms = rng.choice(lists, m, replace=False)
+            factors = (rng.integers(1, 40, m) / 4).astype(np.float32)
+            bounds = np.array([f * weights[starts[t] : starts[t + 1]].max() for t, f in zip(terms, factors, strict=True)], np.float32)
+            order = np.argsort(-bounds)
+            for k in (0, 1, 10, n + 3):
+                for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
+                    yield starts, rows, weights, terms[order], factors[order], bounds[order], n, k, mask
+            signs = np.where(rng.random(m) < 0.5, -1, 1).astype(np.float32)
+            yield starts, rows, weights, terms, factors * signs, np.full(m, np.inf, np.float32), n, 5, None
+
+
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "assign": _assign, "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
     "code_link": _code_link, "code_net": _code_net, "code_one": _code_one, "code_ranges": _code_ranges, "code_reverse": _code_reverse, "code_scan": _code_scan,
-    "code_search": _code_search, "code_shrink": _code_shrink,
+    "sparse_topk": _sparse_topk, "code_search": _code_search, "code_shrink": _code_shrink,
     "crc32c_chunks": _crc32c_chunks, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 
