@@ -52,6 +52,9 @@ while db.version < 12:
 txn = db.transaction()
 save_file({"a": w}, "model.safetensors")
 """,
+    "docs/text.md": """
+db, q, weights = lt.open("data.lsm"), np.ones(384, np.float32), {"indices": [7], "values": [1.0]}
+""",
     "docs/transactions.md": """
 clock = datetime
 class datetime(clock):  # the page's date is when the database was there
