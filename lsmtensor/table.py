@@ -17,13 +17,14 @@ from .convert_tensors import column_numpy
 from .dtypes import TensorType, of_arrow
 from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
 from .lsm import keyspace
-from .lsm.ahead import ahead
 from .lsm.merge import Window, rebatch
 from .lsm.past import history_of, oldest_of
 from .lsm.state import View
 from .lsm.tree import Head, Tree, Write
+from .scanning import bound, columns_of, limited, project, scanned
 from .schema import Schema
-from .search.dense import check_where, search_view
+from .search import declare
+from .search.dense import search_view
 from .transfer import read, write
 
 BATCH_ROWS = 65536
@@ -94,7 +95,7 @@ class TableView:
         if missing not in ("skip", "null"):
             raise InvalidArgumentError(f"missing={missing!r}; give 'skip' or 'null'")
         view = self._view()
-        schema = _project(view, columns)
+        schema = project(view, columns)
         sought = view.table.codec.encode(view.table.schema.keys(keys))
         self._reading(sought)
         owner, row = view.locate(sought)
@@ -131,10 +132,10 @@ class TableView:
         if limit is not None and limit < 0:
             raise InvalidArgumentError(f"limit={limit}; give 0 or more, or None for all")
         view = self._view()
-        schema = _project(view, columns)
-        self._reading(None, _bound(view, start), _bound(view, stop))
-        tables = _scanned(view, schema, where, start, stop, reverse)
-        return pa.RecordBatchReader.from_batches(schema, _limited(rebatch(tables, batch_rows), limit))
+        schema = project(view, columns)
+        self._reading(None, bound(view, start), bound(view, stop))
+        tables = scanned(view, schema, where, start, stop, reverse)
+        return pa.RecordBatchReader.from_batches(schema, limited(rebatch(tables, batch_rows), limit))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole table in memory, in key order."""
@@ -172,8 +173,8 @@ class TableView:
         self._reading()
         if where is None:
             return sum(len(w) for w in view.windows())
-        schema = pa.schema([view.table.schema.arrow.field(n) for n in _columns_of(view, where)])
-        return sum(t.num_rows for t in _scanned(view, schema, where, None, None, False))
+        schema = pa.schema([view.table.schema.arrow.field(n) for n in columns_of(view, where)])
+        return sum(t.num_rows for t in scanned(view, schema, where, None, None, False))
 
     def sample(self, n: int, seed: int = 0) -> pa.Table:
         """``n`` rows without replacement (all, where there are fewer), in key order; the same for the same seed."""
@@ -257,6 +258,20 @@ class Table(TableView):
 
     def _view(self) -> View:
         return self._tree.view(self._id)
+
+    # -- indexes ---------------------------------------------------------------------------------
+
+    def create_index(self, column: str, spec: Any, name: str | None = None, *, wait: bool = False) -> str:
+        """Index a column; returns the index's name, ``column_kind`` unless given.
+
+        Segments are built in the background while reads and writes go on: a search is a scan until they are there. ``wait`` builds them before this
+        returns. Several indexes may stand beside each other on a column: ``search(index=name)``.
+        """
+        return declare.create_index(self._tree, self._id, column, spec, name, wait)
+
+    def drop_index(self, name: str) -> None:
+        """Forget an index; its segments go with the next collection of garbage. `UnknownNameError` where there is none."""
+        declare.drop_index(self._tree, self._id, name)
 
     # -- writes ----------------------------------------------------------------------------------
 
@@ -439,60 +454,7 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([one_chunk(c) for c in table.columns], schema=table.schema)
 
 
-def _project(view: View, columns: Sequence[str] | None) -> pa.Schema:
-    arrow = view.table.schema.arrow
-    if columns is None:
-        return arrow
-    if isinstance(columns, str):
-        raise InvalidArgumentError(f"columns={columns!r}; give a list of names, such as [{columns!r}]")
-    return pa.schema([arrow.field(view.table.schema.field(name).name) for name in columns])
-
-
-def _columns_of(view: View, where: Any) -> list[str]:
-    """The columns that an expression may read: those whose name its text holds (a superset is harmless)."""
-    check_where(where)
-    text = str(where)
-    return [n for n in view.table.schema.names if n in text] or [view.table.schema.names[0]]
-
-
-def _bound(view: View, key: Any) -> Any:
-    return None if key is None else view.table.codec.bound(key)
-
-
-def _scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, reverse: bool) -> Iterator[pa.Table]:
-    names = list(schema.names)
-    read = names if where is None else names + [n for n in _columns_of(view, where) if n not in names]
-    wide = pa.schema([view.table.schema.arrow.field(n) for n in read])
-    windows = view.windows(_bound(view, start), _bound(view, stop), reverse)
-    for part in ahead(job for window in windows if len(window) for job in window.parts(read, where)):
-        table = part if part.schema.equals(wide) else part.cast(wide)
-        if where is not None:
-            table = _filtered(table, where, view).select(names)
-        if table.num_rows:
-            yield table if table.schema.equals(schema) else table.cast(schema)
-
-
-def _filtered(table: pa.Table, where: Any, view: View) -> pa.Table:
-    try:
-        return table.filter(where)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as why:
-        known = ", ".join(view.table.schema.names)
-        raise SchemaError(f"where={where} does not apply to table {view.table.state.name!r} ({why}); columns: {known}") from why
-
-
-def _limited(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
-    left = limit
-    for batch in batches:
-        if left is None:
-            yield batch
-            continue
-        if left <= 0:
-            return
-        yield batch.slice(0, left)
-        left -= batch.num_rows
-
-
 def _matching_keys(view: View, where: Any) -> pa.RecordBatch:
     schema = pa.schema([view.table.schema.arrow.field(n) for n in view.table.schema.primary_key])
-    tables = list(_scanned(view, schema, where, None, None, False))
+    tables = list(scanned(view, schema, where, None, None, False))
     return _one_batch(pa.concat_tables(tables) if tables else schema.empty_table())

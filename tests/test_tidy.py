@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
     {"wal", "memtable", "sstable"},
     {"lsm"},
     {"search"},
+    {"scanning"},
     {"transfer"},
     {"table"},
     {"tensor_rows", "exchange"},

@@ -9,8 +9,10 @@ import pyarrow as pa
 
 from .. import indexes
 from ..dtypes import SparseType, TensorType
-from ..errors import DuplicateKeyError, InvalidArgumentError
-from ..registry import Spec
+from ..errors import DuplicateKeyError, InvalidArgumentError, UnknownNameError
+from ..lsm import ops
+from ..lsm.tree import Tree
+from ..registry import Spec, near
 from ..schema import Schema
 from .analyze import TextSpec
 
@@ -41,3 +43,33 @@ def _named(column: str, parsed: Spec, name: str | None, taken: Mapping[str, Any]
     if chosen in taken:
         raise DuplicateKeyError(f"an index named {chosen!r} is there already; give another name=")
     return chosen, {"column": column, "spec": str(parsed)}
+
+
+def create_index(tree: Tree, table: int, column: str, spec: Any, name: str | None, wait: bool) -> str:
+    """The body of `Table.create_index`."""
+    tree.check_writable()
+    with tree.maintaining(alone=True):
+        version = tree.view(table).table
+        chosen, entry = check_index(version.schema, column, spec, name=name, taken=version.state.indexes)
+        tree.install([ops.set_index(table, chosen, entry)])
+    if wait or not tree.config.background:
+        tree.work()
+    else:
+        tree.on_work()
+    return chosen
+
+
+def drop_index(tree: Tree, table: int, name: str) -> None:
+    """The body of `Table.drop_index`; waits for a build in hand."""
+    tree.check_writable()
+    with tree.maintaining(alone=True):
+        version = tree.view(table).table
+        if name not in version.state.indexes:
+            raise UnknownNameError(f"table {version.state.name!r} has no index named {name!r}; {near(name, version.state.indexes)}")
+        edits = [ops.set_index(table, name, None)]
+        for run in version.runs:
+            for file in run.run.files:
+                kept = [s for s in file.segments if s.index != name]
+                if len(kept) < len(file.segments):
+                    edits.append(ops.set_segments(table, file.number, kept))
+        tree.install(edits)
