@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -344,6 +346,24 @@ def test_bulk_commits_that_were_compacted_away_are_not_replayed(tmp_path):
     with lt.open(tmp_path / "a", config=config) as db:
         assert db["docs"].to_arrow().equals(before)
         db.verify()
+
+
+def test_a_seal_does_not_bring_back_what_was_flushed(tmp_path):
+    """Once, a memtable sealed while a flush ended came back with the flushed one behind it, which was flushed again."""
+    config = lt.RunConfig(direct_commit_bytes=1000).with_set("compaction.level0_runs=2")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for attempt in range(12):
+            with lt.open(tmp_path / str(attempt), config=config) as db:
+                docs = db.create_table("docs", schema())
+                for i in range(10):
+                    docs.upsert(rows(i * 100, i * 100 + 150))
+                    docs.put(i, {"text": "small"})
+                db.compact()
+                assert docs.count() == 1050
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_long_lists_in_where_are_told_apart(db):

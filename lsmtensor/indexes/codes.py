@@ -27,11 +27,13 @@ REACH = np.float32(2.5)
 
 @dataclass(frozen=True)
 class Grid:
-    """What codes are relative to: float32 ``mean`` (d,) and the ``step`` of the 8-bit grid."""
+    """What codes are relative to: float32 ``mean`` (d,), the ``step`` of the 8-bit grid; for products the squared length of a sphere
+    that holds the rows, and how far they are below its surface as a rule (see `lifted`)."""
 
     mean: np.ndarray
     step: float
     metric: int
+    lift: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def learn(cls, rows: np.ndarray, scale: np.ndarray, metric: int, seed: int) -> Grid:
@@ -46,7 +48,12 @@ class Grid:
         far = np.abs(rows if metric == IP else rows - mean)
         # a hundred-thousandth may stick out: what is cut off costs less than coarser steps for all
         top = float(np.partition(far, int((far.size - 1) * 0.99999), axis=None)[int((far.size - 1) * 0.99999)]) if far.size else 0.0
-        return cls(mean, float(np.float32(top / 127)) if top > 0 else 1.0, metric)
+        lift = (0.0, 0.0)
+        if metric == IP:
+            squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+            most = np.float32(np.quantile(squares, 0.999))
+            lift = float(most), float(np.float32(np.median(np.sqrt(np.maximum(most - squares, 0)))))
+        return cls(mean, float(np.float32(top / 127)) if top > 0 else 1.0, metric, lift)
 
     def eight(self, rows: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """(codes uint8 (n, lines * 64), sums int32 (n, 2) of squares and of values around 128, how many rows stick far out). O(n d)."""
@@ -66,6 +73,16 @@ class Grid:
             x += 128
             codes[at : at + BLOCK, :d] = x
         return codes, sums, out
+
+    def lifted(self, rows: np.ndarray, codes: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """8-bit codes and sums whose squared distances rank as products do: rows are lifted onto a sphere by one more value (Bachrach
+        et al., RecSys 2014), spread over one more line. Graphs of products alone have rows that no walk comes to. O(n d)."""
+        height = np.sqrt(np.maximum(self.lift[0] - np.einsum("nd,nd->n", rows, rows, dtype=np.float64), 0)) - self.lift[1]
+        values = np.clip(np.rint(height / (LINE**0.5 * self.step)), -128, 127).astype(np.int32)
+        made = aligned((len(codes), codes.shape[1] + LINE), np.uint8)
+        made[:, :-LINE] = codes
+        made[:, -LINE:] = (values + 128)[:, None]
+        return made, sums + LINE * np.stack([values * values, values], 1).astype(np.int32)
 
     def four(self, rows: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(codes uint8 (n, lines * 64), squared lengths float32 (n,), factors float32 (n,)). O(n d)."""
@@ -194,6 +211,8 @@ class CodedRows:
             return {}
         optional = {"squares": self.squares, "factors": self.factors} | ({"scale": self.scale} if self.metric == COSINE else {})
         made = {"mean": self.grid.mean, "step": np.array([self.grid.step], np.float32), "codes": self.codes.array}
+        if self.metric == IP:
+            made["lift"] = np.array(self.grid.lift, np.float32)
         return made | {name: rows.array for name, rows in optional.items() if len(rows)}
 
     def restore(self, arrays: dict[str, np.ndarray], n: int) -> None:
@@ -203,6 +222,8 @@ class CodedRows:
         lines = -(-self.dim * self.bits // (8 * LINE))
         wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((1,), np.float32)}
         wanted["codes"] = (n, lines * LINE), np.uint8
+        if self.metric == IP:
+            wanted["lift"] = (2,), np.float32
         floats = {"squares": self.metric in (L2, COSINE), "factors": self.bits == 4, "scale": self.metric == COSINE}
         wanted |= {name: ((n,), np.float32) for name, there in floats.items() if there and n}
         for name, (shape, dtype) in wanted.items():
@@ -213,7 +234,8 @@ class CodedRows:
                 raise CorruptionError(f"{name} of {n} coded rows holds NaN or infinity")
         if not float(arrays["step"][0]) > 0:
             raise CorruptionError(f"the step of coded rows is {arrays['step'][0]}")
-        self.grid = Grid(arrays["mean"], float(arrays["step"][0]), self.metric)
+        lift = arrays.get("lift", np.zeros(2, np.float32))
+        self.grid = Grid(arrays["mean"], float(arrays["step"][0]), self.metric, (float(lift[0]), float(lift[1])))
         self.codes, self.scale = Rows(arrays["codes"]), Rows(arrays.get("scale", np.ones(n, np.float32)))
         self.squares, self.factors = (Rows(arrays.get(name, np.empty(0, np.float32))) for name in ("squares", "factors"))
 

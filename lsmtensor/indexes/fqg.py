@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError
-from ..kernels.contract import L2, mix64
+from ..kernels.contract import IP, L2, mix64
 from ..kernels.numpy_codes import entries
 from . import REGISTRY
 from .base import Found, VectorIndex
 from .codes import CodedRows
+from .dial import dialled
 from .rows import Rows, aligned
 
 NONE = 0xFFFFFFFF
@@ -48,6 +49,7 @@ class FQG(VectorIndex):
 
     name = "fqg"
     search_params = ("ef", "rerank")
+    dial = "ef"
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 32,
@@ -83,6 +85,11 @@ class FQG(VectorIndex):
         self._net: Any = None
         # the kernel of one query, while nothing stands in its way
         self._short: Any = None
+
+    @property
+    def _built(self) -> int:
+        """The metric that links are made by: rows lifted onto a sphere have squared distances for products."""
+        return L2 if self._code == IP else self._code
 
     # -- building --------------------------------------------------------------------------------
 
@@ -123,11 +130,19 @@ class FQG(VectorIndex):
         self._out += out
         if start == 0:
             coded.settle(vectors[:stop], (codes, sums), self.seed)
+        elif self._eight is None:
+            assert coded.grid is not None
+            self._keep(0, *coded.grid.eight(vectors[:start], coded.scale.array[:start])[:2])
+        self._keep(start, codes, sums)
+
+    def _keep(self, start: int, codes: np.ndarray, sums: np.ndarray) -> None:
+        """8-bit codes of rows from ``start`` on, to build with."""
+        assert self._coded.grid is not None
+        if self._code == IP:
+            codes, sums = self._coded.grid.lifted(self._vectors.array[start : start + len(codes)], codes, sums)
+        if start == 0:
             self._eight = Rows(codes), Rows(sums)
             return
-        if self._eight is None:
-            assert coded.grid is not None
-            self._eight = tuple(map(Rows, coded.grid.eight(vectors[:start], coded.scale.array[:start])[:2]))  # type: ignore[assignment]
         assert self._eight is not None
         for rows, new in zip(self._eight, (codes, sums), strict=True):
             rows.append(new)
@@ -196,17 +211,17 @@ class FQG(VectorIndex):
 
                 def link(part: np.ndarray, starts: np.ndarray = starts) -> np.ndarray:
                     made: np.ndarray = self._kernels.code_link(
-                        codes, sums, self._code, links, part, starts, top, self.ef_construction, min(self.degree, links.shape[1]), alpha
+                        codes, sums, self._built, links, part, starts, top, self.ef_construction, min(self.degree, links.shape[1]), alpha
                     )
                     return made
 
                 parts = min(self.threads, len(some))
                 if parts == 1:
-                    self._kernels.code_reverse(codes, sums, self._code, links, link(some), some, alpha, 0, 1)
+                    self._kernels.code_reverse(codes, sums, self._built, links, link(some), some, alpha, 0, 1)
                 else:
                     out = np.concatenate(list(pool.map(link, np.array_split(some, parts))))
                     back = [
-                        pool.submit(self._kernels.code_reverse, codes, sums, self._code, links, out, some, alpha, part, parts)
+                        pool.submit(self._kernels.code_reverse, codes, sums, self._built, links, out, some, alpha, part, parts)
                         for part in range(parts)
                     ]
                     for done in back:
@@ -221,7 +236,7 @@ class FQG(VectorIndex):
 
     def _shrunk(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray) -> np.ndarray:
         n = self._done
-        made: np.ndarray = self._kernels.code_shrink(codes[:n], sums[:n], self._code, links, 0, n, self.degree, LOOSE)
+        made: np.ndarray = self._kernels.code_shrink(codes[:n], sums[:n], self._built, links, 0, n, self.degree, LOOSE)
         return made
 
     def _begins(self) -> np.ndarray:
@@ -241,7 +256,9 @@ class FQG(VectorIndex):
 
     # -- searching -------------------------------------------------------------------------------
 
-    def search(self, queries: Any, k: int = 10, filter: Any = None, **params: Any) -> Found:  # noqa: A002 - the name that users type
+    def search(self, queries: Any, k: int = 10, filter: Any = None, *, recall: float | None = None, **params: Any) -> Found:  # noqa: A002 - as users type
+        if recall is not None:
+            params = dialled(self, recall, params)
         # one plain query takes the short way: the checks of many cost more than its walk
         if filter is None and self._short is not None and type(k) is int:
             ef = params.get("ef", self.ef) if params else self.ef

@@ -41,6 +41,7 @@ class GWI(VectorIndex):
 
     name = "gwi"
     search_params = ("nprobe", "rerank")
+    dial = "nprobe"
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, leaf: int = 48, nprobe: int = 0,

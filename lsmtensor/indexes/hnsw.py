@@ -35,6 +35,7 @@ class HNSW(VectorIndex):
 
     name = "hnsw"
     search_params = ("ef",)
+    dial = "ef"
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, m: int = 16,

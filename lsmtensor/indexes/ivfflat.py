@@ -32,6 +32,7 @@ class IVFFlat(VectorIndex):
 
     name = "ivfflat"
     search_params = ("nprobe",)
+    dial = "nprobe"
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, lists: int = 0, nprobe: int = 0,

@@ -35,6 +35,7 @@ class LSH(VectorIndex):
 
     name = "lsh"
     search_params = ("nprobe",)
+    dial = "nprobe"
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, tables: int = 16, bits: int = 0,

@@ -77,8 +77,7 @@ def _replay(tree: Tree) -> int:
                 highest = max(highest, *(n + 1 for n in numbers))
                 if table is not None and record.version > table.state.flushed_seq and not numbers & known:
                     # memtable rows older than the run must stay a source of their own, below it
-                    if table.mems[0].rows:
-                        tree.seal(table)
+                    tree.seal(table_id)
                     tree.adopt_run(table_id, run)
                     added.append((table_id, run))
         tree.note_log(number, last)

@@ -234,6 +234,7 @@ def _build(tree: Tree, table_id: int, run: RunSource, at: int, name: str, entry:
     vectors, rows = _vectors(run, at, entry["column"])
     index = indexes.create(spec, dim=vectors.shape[1], kernel=tree.config.kernel)
     index.add(vectors, copy=False)
+    index.calibrate()
     header, arrays = index.to_sections()
     if rows is not None:
         arrays["_rows"] = rows

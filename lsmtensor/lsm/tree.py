@@ -193,8 +193,7 @@ class Tree:
         runs: list[tuple[int, Run]] = []
         for write in bulk:
             table = self._table(self.state, write.table)
-            if table.mems[0].rows:
-                self.seal(table)
+            self.seal(write.table)
             batch, keys = write.batch, write.keys
             if not keyspace.is_sorted(keys):
                 by_key = pa.array(keyspace.order(keys))
@@ -278,17 +277,19 @@ class Tree:
             file.ref = ref
         return file
 
-    def seal(self, table: TableVersion) -> None:
-        """Put an empty memtable before the full one; the caller holds the writer lock."""
-        sealed = replace(table, mems=(self._new_mem(table.state), *table.mems))
+    def seal(self, table_id: int) -> None:
+        """Put an empty memtable before one that has rows; the caller holds the writer lock."""
         with self._publish:
-            self.state = self.state.with_table(sealed)
+            # looked up here: a flush may have shown another state a moment ago
+            table = self.state.tables[table_id]
+            if table.mems[0].rows:
+                self.state = self.state.with_table(replace(table, mems=(self._new_mem(table.state), *table.mems)))
 
     def _turn_over(self, full: bool) -> None:
         """Seal what is full, begin a new log, wake the worker."""
         for table in list(self.state.tables.values()):
-            if table.mems[0].rows and (not full or table.mems[0].memtable.nbytes * 4 > self.config.memtable.limit_bytes):
-                self.seal(table)
+            if not full or table.mems[0].memtable.nbytes * 4 > self.config.memtable.limit_bytes:
+                self.seal(table.state.id)
         self._new_log()
         self.on_work()
 
@@ -434,9 +435,8 @@ class Tree:
         """Everything committed so far is in table files when this returns."""
         self.check_writable()
         with self._writer:
-            for table in list(self.state.tables.values()):
-                if table.mems[0].rows:
-                    self.seal(table)
+            for table_id in list(self.state.tables):
+                self.seal(table_id)
         self.work()
 
     @contextmanager

@@ -1,8 +1,7 @@
 """Nearest rows of a view. Each source answers its k nearest visible rows, exactly or by its segment; the answers are merged.
 
-A source is walked by its segment when it has one of the metric asked for and most of its rows are wanted;
-when few are, or the walk comes back short, it is scanned: the cost of a scan is in rows, that of a walk
-in selectivity. Either way distances are computed from the stored values.
+A source is answered by its segment when it has one of the metric asked for, which chooses between a walk and a scan of the rows
+wanted; without one, or where the segment comes back short, it is scanned. Either way distances are computed from the stored values.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ from .. import kernels
 from ..config import RunConfig
 from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError, UnknownNameError
+from ..indexes.dial import check_recall
 from ..kernels.contract import METRICS
 from ..lsm import keyspace, segments
 from ..lsm.source import MemSource, RunSource, Source
 from ..lsm.state import View
 from ..recent import Recent
 from ..registry import Spec, near
-
-# below this share of rows wanted a scan of them beats a walk that steps over the rest
-SCAN_SHARE = 0.1
 
 
 @dataclass
@@ -74,6 +71,8 @@ def search_view(
     for name in params:
         if name not in target.params:
             raise UnknownNameError(f"search has no parameter {name!r} here; {near(name, target.params)}")
+    if params.get("recall") is not None:
+        check_recall(params["recall"])
     plan = Plan(target.column, target.metric, target.index, int(k))
     found = [
         _search_source(view, tree, s, source, queries, int(k), where, plan, params) for s, source in enumerate(view.sources)
@@ -131,9 +130,9 @@ def _search_params(view: View, index: str | None) -> tuple[str, ...]:
     from .. import indexes
 
     if index is None:
-        return ()
+        return ("recall",)
     factory: Any = indexes.REGISTRY.get(Spec.parse(view.table.state.indexes[index]["spec"]).name)
-    return tuple(factory.search_params)
+    return (*factory.search_params, "recall")
 
 
 def _search_source(
@@ -157,7 +156,7 @@ def _search_source(
         here = stop - start if mine is None else int(np.count_nonzero(mine))
         if here == 0:
             continue
-        if isinstance(source, RunSource) and plan.index is not None and here >= SCAN_SHARE * (stop - start):
+        if isinstance(source, RunSource) and plan.index is not None:
             walked = _walk(source, at, tree, queries, min(k, here), mine, plan.index, params)
             if walked is not None and (walked[0] >= 0).all():
                 step.setdefault("plan", f"walk {plan.index}")

@@ -334,6 +334,74 @@ def check_merge(make: Make) -> None:
     expect(InvalidArgumentError, "merging", lambda: one.merge(make(6, "ip")))
 
 
+def check_recall_asked_for(make: Make) -> None:
+    """``recall=`` turns the dial, by a calibration that is saved and does not change the digest."""
+    rows, queries = vectors(1, 2500, 24), vectors(2, 60, 24)
+    index = make(24)
+    index.add(rows)
+    before = index.digest()
+    curve = index.calibrate()
+    assert index.digest() == before and index.calibrate() is curve
+    truth = true_distances(queries, rows, "l2")
+    for wanted in (0.5, 0.9, 0.99):
+        ids, distances = index.search(queries, k=10, recall=wanted)
+        sound(ids, distances)
+        reachable = max([got for _, got in curve], default=1.0)
+        assert recall(distances, truth, 10) >= min(wanted, reachable) - 0.06, f"recall={wanted} was asked for"
+    if index.dial is not None:
+        assert [value for value, _ in curve] == sorted({value for value, _ in curve}) and curve[-1][1] >= index.recall_floor
+        expect(InvalidArgumentError, "give one of them", lambda: index.search(queries, recall=0.9, **{str(index.dial): 8}))
+    wrongs: tuple[Any, ...] = (0, 1.1, -0.5, "much", True)
+    for wrong in wrongs:
+        expect(InvalidArgumentError, "recall=", partial(index.search, queries, recall=wrong))
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(os.path.join(folder, "x"))
+        assert indexes.load(os.path.join(folder, "x")).calibrate() == curve
+    assert make(24).search(queries[0], k=1, recall=0.9)[0][0] == -1
+
+
+def check_radius(make: Make) -> None:
+    """All within a distance, for several queries at once, with a filter, and none."""
+    rows, queries = vectors(1, 1200, 8), vectors(2, 12, 8)
+    for metric in ("l2", "cosine", "ip"):
+        index = make(8, metric)
+        index.add(rows, ids=np.arange(1200) + 5000)
+        truth = true_distances(queries, rows, metric)
+        for share in (0.0, 0.002, 0.1, 1.0):
+            radius = float(np.quantile(truth, share)) + (1e-3 if share == 1 else -1e-3 if share == 0 else 0)
+            starts, ids, distances = index.search_radius(queries, radius)
+            assert starts.shape == (13,) and starts[0] == 0 and starts[-1] == len(ids) == len(distances)
+            assert (distances <= radius).all() and np.allclose(distances, truth[np.repeat(np.arange(12), np.diff(starts)), ids - 5000], atol=1e-4)
+            there = (truth <= radius).sum()
+            assert len(ids) >= index.recall_floor * there - 2, f"{len(ids)} of {there} within {radius} by {metric}"
+            assert share < 1 or len(ids) == 12 * 1200
+        one = index.search_radius(queries[0], float(np.median(truth)), filter=np.arange(5100, 5200))
+        assert len(one[0]) == 2 and len(one[1]) and np.isin(one[1], np.arange(5100, 5200)).all()
+        assert index.search_radius(np.empty((0, 8)), 1.0)[0].tolist() == [0]
+        expect(InvalidArgumentError, "radius", partial(index.search_radius, queries, float("nan")))
+    assert make(8).search_radius(queries[0], 1.0)[0].tolist() == [0, 0]
+
+
+def check_iterator(make: Make) -> None:
+    """Every row once, farther and farther, until there are no more."""
+    rows, query = vectors(1, 700, 8), vectors(2, 1, 8)[0]
+    index = make(8)
+    index.add(rows)
+    index.remove([3, 5])
+    batches = list(index.search_iterator(query, batch_size=50))
+    ids, distances = (np.concatenate(part) for part in zip(*batches, strict=True))
+    assert sorted(ids.tolist()) == sorted(set(range(700)) - {3, 5})
+    assert all(len(part) == 50 for part, _ in batches[:-1])
+    order = np.sort(true_distances(query[None], rows[np.sort(ids)], "l2")[0])
+    assert np.mean(np.abs(distances - order) <= 0.02 * order[-1]) >= index.recall_floor, "not farther and farther"
+    allowed = np.arange(0, 700, 9)
+    some = np.concatenate([part for part, _ in index.search_iterator(query, 20, filter=allowed)])
+    assert sorted(some.tolist()) == sorted(set(allowed.tolist()) - {3, 5})
+    assert list(make(8).search_iterator(query)) == []
+    expect(InvalidArgumentError, "batch_size=0", lambda: index.search_iterator(query, 0))
+    expect(InvalidArgumentError, "answers one", lambda: index.search_iterator(rows[:2]))
+
+
 CHECKS: tuple[Callable[[Make], None], ...] = (
     check_finds_the_nearest,
     check_shapes,
@@ -348,4 +416,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_segments,
     check_damage_is_found,
     check_merge,
+    check_recall_asked_for,
+    check_radius,
+    check_iterator,
 )
