@@ -11,6 +11,7 @@ import errno
 import random
 import threading
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from ..errors import CorruptionError, LockedError, StorageError
 from ..metrics import Metrics
@@ -227,15 +228,15 @@ class MemoryEnv:
         self.locks.add(path)
         return _Lock(self, path)
 
-    def crash(self, seed: int = 0, keep: float = 0.5) -> MemoryEnv:
-        """What a power loss may leave: a new file system.
+    def crash(self, seed: int = 0, keep: float = 0.5) -> Self:
+        """What a power loss may leave: a new file system, healthy and without locks.
 
         A created, renamed or removed name whose folder was not synced since is kept or lost by chance
         (a rename as a whole); so is each unsynced write, and one that is kept may be torn. ``keep=0``
         drops all of it, ``keep=1`` keeps it.
         """
         luck = random.Random(seed)
-        after = MemoryEnv(self.clock)
+        after = type(self)(self.clock)
         after.folders = set(self.folders)
         with self.guard:
             names = dict(self.durable)
@@ -267,7 +268,7 @@ class FaultyEnv(MemoryEnv):
     ``room``: so many bytes fit on the disk; the write that meets the end is left half done, as a disk leaves it.
     """
 
-    MUTATING = ("create", "write", "sync", "truncate", "unlink", "rename", "sync_dir", "mkdir")
+    MUTATING = ("create", "write", "sync", "truncate", "unlink", "rename", "link", "sync_dir", "mkdir")
 
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__(clock)
@@ -310,7 +311,16 @@ class FaultyEnv(MemoryEnv):
 
         self._rules.append(rule)
 
+    def watch(self, callback: Callable[[str, str], None]) -> None:
+        """Call ``callback(op, path)`` ahead of every later mutating call; `crash` shows there what a power loss would leave."""
+
+        def rule(op: str, path: str, size: int) -> None:
+            if op in self.MUTATING:
+                callback(op, path)
+
+        self._rules.append(rule)
+
     def heal(self) -> None:
-        """Forget every rule."""
+        """Forget every rule and watcher."""
         self._rules.clear()
         self.room = None
