@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .convert_tensors import column_numpy, fit, fixed, ragged, short, sparse
+from .convert_sparse import sparse, sparse_row
+from .convert_tensors import column_numpy, fit, fixed, ragged, short
 from .dtypes import JsonType, LogicalType, RaggedType, SparseType, TensorType, numpy_dtype
 from .errors import SchemaError
 
@@ -234,8 +235,7 @@ def row_value(array: pa.Array, row: int, kind: LogicalType | pa.DataType) -> Any
         flat = np.asarray(value["data"].values)
         return flat.view(numpy_dtype(kind.dtype)).reshape(value["shape"].as_py()).copy()
     if isinstance(kind, SparseType):
-        value = array.storage[row]
-        return {"indices": np.asarray(value["indices"].values).copy(), "values": np.asarray(value["values"].values).copy()}
+        return sparse_row(array, row, kind)
     return python_value(array[row])
 
 

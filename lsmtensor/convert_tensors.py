@@ -1,4 +1,4 @@
-"""Tensor column values to Arrow: fixed shape, ragged and sparse, each checked without a loop over rows where it can be.
+"""Tensor column values to Arrow: fixed shape and ragged (sparse ones are in `convert_sparse`), each checked without a loop over rows where it can be.
 
 Numbers that carry a dtype (numpy, Arrow) must survive the conversion to the column's dtype exactly;
 plain Python numbers are rounded to it. Errors are `SchemaError` naming column, row, given and wanted.
@@ -6,13 +6,13 @@ plain Python numbers are rounded to it. Errors are `SchemaError` naming column, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from .dtypes import DTYPES, RaggedType, SparseType, TensorType, numpy_dtype
+from .dtypes import DTYPES, RaggedType, TensorType, numpy_dtype
 from .errors import SchemaError
 
 _BITS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -75,7 +75,7 @@ def _overflow(given: np.ndarray, made: np.ndarray) -> np.ndarray:
     return np.isfinite(given.astype(wide)) & ~np.isfinite(made.astype(wide))
 
 
-def _flat(block: np.ndarray, dtype: str) -> np.ndarray:
+def stored_values(block: np.ndarray, dtype: str) -> np.ndarray:
     """The stored values of a fitted block, one dimension; a view where the block is C-contiguous."""
     flat: np.ndarray = np.ascontiguousarray(block).reshape(-1)
     stored = np.dtype(DTYPES[dtype][0])
@@ -106,7 +106,7 @@ def _in_rows(column: str, width: int) -> Where:
 def _fixed_storage(block: np.ndarray, absent: np.ndarray | None, kind: TensorType) -> pa.Array:
     target = kind.arrow_type
     mask = pa.array(absent) if absent is not None and absent.any() else None
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(_flat(block, kind.dtype)), type=target.storage_type, mask=mask)
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(stored_values(block, kind.dtype)), type=target.storage_type, mask=mask)
     return pa.ExtensionArray.from_storage(target, storage)
 
 
@@ -236,7 +236,7 @@ def ragged(values: Any, column: str, kind: RaggedType) -> pa.Array:
             raise SchemaError(f"{here}: given shape {block.shape}; wanted at most 2**31 - 1 along a dimension")
         if block.size == 0:
             block = block.astype(numpy_dtype(kind.dtype))  # an empty list has no dtype of its own
-        flats.append(_flat(fit(block, kind.dtype, lambda i, here=here: here, exact=exact), kind.dtype))  # type: ignore[misc]
+        flats.append(stored_values(fit(block, kind.dtype, lambda i, here=here: here, exact=exact), kind.dtype))  # type: ignore[misc]
         shapes.extend(block.shape)
     flat = np.concatenate(flats) if flats else np.empty(0, DTYPES[kind.dtype][0])
     if len(flat) > 2**31 - 1:
@@ -264,96 +264,6 @@ def _checked_ragged(values: pa.Array, column: str, kind: RaggedType) -> pa.Array
         at = int(bad[0])
         given = tuple(int(s) for s in sizes[at])
         raise SchemaError(f"column {column!r}, row {rows[at]}: given {list_lengths(data)[at]} values; wanted those of shape {given}")
-    return values if isinstance(values, pa.ExtensionArray) else pa.ExtensionArray.from_storage(kind.arrow_type, values)
-
-
-# -- sparse ------------------------------------------------------------------------------------------
-
-
-def sparse(values: Any, column: str, kind: SparseType) -> pa.Array:
-    """A scipy matrix, or ``{"indices", "values"}`` a row."""
-    target = kind.arrow_type
-    if isinstance(values, pa.Array):
-        if values.type in (target, target.storage_type):
-            return _checked_sparse(values, column, kind)
-        if not (pa.types.is_struct(values.type) or pa.types.is_null(values.type)):
-            raise SchemaError(f"column {column!r}: given {values.type}; wanted {kind}")
-        values = [None if not v.is_valid else {n: np.asarray(v[n].values) for n in v} for v in values]
-    if hasattr(values, "tocsr"):
-        matrix = values.tocsr()
-        if matrix.shape[1] != kind.dim:
-            raise SchemaError(f"column {column!r}: given a matrix of {matrix.shape[1]} columns; wanted {kind.dim}")
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()  # summing duplicates works in place: the caller's matrix stays as it is
-            matrix.sum_duplicates()
-        offsets, indices, mask = matrix.indptr, matrix.indices, np.zeros(matrix.shape[0], bool)
-        where = _in_lists(column, np.asarray(offsets))
-        data = fit(matrix.data, kind.dtype, where)
-    else:
-        rows = list(values)
-        mask = np.array([v is None for v in rows], bool)
-        pairs = [_pair(v, column, row, kind) for row, v in enumerate(rows)]
-        offsets = np.cumsum([0] + [len(i) for i, _ in pairs])
-        indices = np.concatenate([i for i, _ in pairs]) if pairs else np.empty(0, np.int64)
-        data = np.concatenate([v for _, v in pairs]) if pairs else np.empty(0, kind.dtype)
-    _check_sparse(np.asarray(offsets), indices, data, column, kind, None)
-    at = pa.array(np.asarray(offsets), pa.int32())
-    lists = [pa.ListArray.from_arrays(at, pa.array(np.asarray(indices), pa.int32())), pa.ListArray.from_arrays(at, pa.array(data))]
-    storage = pa.StructArray.from_arrays(lists, fields=list(target.storage_type), mask=pa.array(mask))
-    return pa.ExtensionArray.from_storage(target, storage)
-
-
-def _in_lists(column: str, offsets: np.ndarray) -> Where:
-    return lambda i: f"column {column!r}, row {np.searchsorted(offsets, i, 'right') - 1}"
-
-
-def _pair(value: Any, column: str, row: int, kind: SparseType) -> tuple[np.ndarray, np.ndarray]:
-    here = f"column {column!r}, row {row}"
-    if value is None:
-        return np.empty(0, np.int64), np.empty(0, kind.dtype)
-    if not isinstance(value, Mapping) or set(value) != {"indices", "values"}:
-        raise SchemaError(f"{here}: given {short(value)}; wanted {{'indices': [...], 'values': [...]}}")
-    parts = []
-    for name, dtype in (("indices", "int64"), ("values", kind.dtype)):
-        part = as_block(value[name], f"{here}, {name}", str(kind))
-        part = part.astype(dtype) if part.size == 0 else part
-        parts.append(fit(part, dtype, lambda i, name=name: f"{here}, {name}", exact=hasattr(value[name], "dtype")))  # type: ignore[misc]
-    indices, values = parts
-    if indices.shape != values.shape or indices.ndim != 1:
-        raise SchemaError(f"{here}: {indices.shape} indices for {values.shape} values; wanted as many of both, in one dimension")
-    return indices, values
-
-
-def _check_sparse(offsets: np.ndarray, indices: np.ndarray, data: np.ndarray, column: str, kind: SparseType, rows: np.ndarray | None) -> None:
-    """Indices rise strictly within each row and lie in 0..dim-1; values are finite."""
-    if len(indices) == 0:
-        return
-    starts = np.zeros(len(indices), bool)
-    starts[offsets[:-1][offsets[:-1] < len(indices)]] = True
-    bad = (indices < 0) | (indices >= kind.dim) | ~np.isfinite(data)
-    bad[1:] |= ~starts[1:] & (indices[1:] <= indices[:-1])
-    if bad.any():
-        at = int(np.flatnonzero(bad)[0])
-        row = int(np.searchsorted(offsets, at, "right")) - 1
-        raise SchemaError(
-            f"column {column!r}, row {row if rows is None else rows[row]}: given index {indices[at]} with value {data[at]}; wanted "
-            f"indices that rise strictly within 0..{kind.dim - 1}, and finite values"
-        )
-
-
-def _checked_sparse(values: pa.Array, column: str, kind: SparseType) -> pa.Array:
-    storage = values.storage if isinstance(values, pa.ExtensionArray) else values
-    valid = storage.is_valid()
-    rows = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
-    indices, data = storage.field(0).filter(valid), storage.field(1).filter(valid)
-    flat, numbers = indices.flatten(), data.flatten()
-    if indices.null_count or data.null_count or flat.null_count or numbers.null_count:
-        raise SchemaError(f"column {column!r}: given a null within a sparse vector; wanted {kind}")
-    lengths = list_lengths(indices)
-    bad = np.flatnonzero(lengths != list_lengths(data))
-    if len(bad):
-        raise SchemaError(f"column {column!r}, row {rows[bad[0]]}: given {lengths[bad[0]]} indices; wanted as many as values")
-    _check_sparse(np.concatenate([[0], np.cumsum(lengths)]), flat.to_numpy(), numbers.to_numpy(), column, kind, rows)
     return values if isinstance(values, pa.ExtensionArray) else pa.ExtensionArray.from_storage(kind.arrow_type, values)
 
 

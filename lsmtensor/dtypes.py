@@ -104,20 +104,31 @@ class RaggedType:
 
 @dataclass(frozen=True)
 class SparseType:
-    """Indices below ``dim`` and their values per row; indices rise strictly."""
+    """Indices below ``dim`` and their values per row; indices rise strictly. With a ``shape`` of two or more sides a row is a sparse
+    tensor of that shape, ``dim`` is their product and an index counts in row-major order."""
 
     dtype: str
     dim: int
+    shape: tuple[int, ...] = ()
 
     @property
     def arrow_type(self) -> pa.DataType:
-        return _Sparse(self.dtype, self.dim)
+        return _Sparse(self.dtype, self.dim, self.shape)
+
+    @property
+    def searchable(self) -> bool:
+        """Whether rows are vectors of plain numbers, so that inner products of them are asked for."""
+        return not self.shape and self.dtype in _PLAIN
+
+    @property
+    def index_type(self) -> pa.DataType:
+        return _positions(self.dim)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "sparse", "dtype": self.dtype, "dim": self.dim}
+        return {"kind": "sparse", "dtype": self.dtype, "dim": list(self.shape) or self.dim}
 
     def __str__(self) -> str:
-        return f"sparse({self.dtype}, {self.dim})"
+        return f"sparse({self.dtype}, {self.shape or self.dim})"
 
 
 @dataclass(frozen=True)
@@ -153,14 +164,14 @@ def ragged(dtype: Any, ndim: int) -> RaggedType:
     return RaggedType(dtype_name(dtype), int(ndim))
 
 
-def sparse(dtype: Any, dim: int) -> SparseType:
-    """A sparse vector column type of ``dim`` dimensions."""
-    name = dtype_name(dtype)
-    if name not in _PLAIN:
-        raise InvalidArgumentError(f"sparse values of {name} are not stored; give a plain float or integer dtype")
-    if not 1 <= int(dim) <= 2**31 - 1:
-        raise InvalidArgumentError(f"dim={dim}; give 1 to 2**31 - 1")
-    return SparseType(name, int(dim))
+def sparse(dtype: Any, shape: int | tuple[int, ...] | list[int]) -> SparseType:
+    """A sparse vector column type of as many dimensions, or of a sparse tensor of two or more sides per row."""
+    sides = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
+    dim = math.prod(sides)
+    limit = 2**31 - 1 if len(sides) == 1 else 2**63 - 1
+    if not sides or len(sides) > 32 or min(sides) < 1 or dim > limit:
+        raise InvalidArgumentError(f"dim={shape}; give 1 to 2**31 - 1, or up to 32 sides of 1 or more whose product is below 2**63")
+    return SparseType(dtype_name(dtype), dim, sides if len(sides) > 1 else ())
 
 
 def json() -> JsonType:
@@ -195,7 +206,7 @@ def of_arrow(kind: pa.DataType) -> LogicalType | pa.DataType:
     if isinstance(kind, _Ragged):
         return RaggedType(kind.dtype, kind.ndim)
     if isinstance(kind, _Sparse):
-        return SparseType(kind.dtype, kind.dim)
+        return SparseType(kind.dtype, kind.dim, kind.shape)
     if isinstance(kind, pa.BaseExtensionType):
         if kind.extension_name == "arrow.json":
             return json()
@@ -265,19 +276,27 @@ class _Ragged(pa.ExtensionType):
         return _same(cls(dtype_name(value["dtype"]), int(value["ndim"])), storage_type)
 
 
+def _positions(dim: int) -> pa.DataType:
+    """What indices below ``dim`` are kept in."""
+    return pa.int32() if dim < 2**31 else pa.int64()
+
+
 class _Sparse(pa.ExtensionType):
-    def __init__(self, dtype: str, dim: int) -> None:
-        self.dtype, self.dim = dtype, dim
-        storage = pa.struct([("indices", pa.list_(pa.int32())), ("values", pa.list_(_stored(dtype)))])
+    def __init__(self, dtype: str, dim: int, shape: tuple[int, ...] = ()) -> None:
+        self.dtype, self.dim, self.shape = dtype, dim, tuple(shape)
+        storage = pa.struct([("indices", pa.list_(_positions(dim))), ("values", pa.list_(_stored(dtype)))])
         super().__init__(storage, "lsmtensor.sparse")
 
     def __arrow_ext_serialize__(self) -> bytes:
-        return _json.dumps({"dtype": self.dtype, "dim": self.dim}).encode()
+        return _json.dumps({"dtype": self.dtype, "dim": self.dim} | ({"shape": list(self.shape)} if self.shape else {})).encode()
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> _Sparse:
         value = _json.loads(serialized)
-        return _same(cls(dtype_name(value["dtype"]), int(value["dim"])), storage_type)
+        dim, shape = int(value["dim"]), tuple(int(n) for n in value.get("shape", ()))
+        if shape and (len(shape) < 2 or min(shape) < 1 or math.prod(shape) != dim):
+            raise InvalidArgumentError(f"extension lsmtensor.sparse: shape {shape} for {dim} places")
+        return _same(cls(dtype_name(value["dtype"]), dim, shape), storage_type)
 
 
 for _kind in (_FixedTensor("bool", (1,)), _Ragged("float32", 1), _Sparse("float32", 1)):

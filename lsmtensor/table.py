@@ -13,6 +13,7 @@ import pyarrow as pa
 from . import notebook
 from .arrowtake import one_chunk
 from .convert import row_value
+from .convert_sparse import scipy_column
 from .convert_tensors import column_numpy
 from .dtypes import TensorType, of_arrow
 from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
@@ -159,6 +160,11 @@ class TableView:
         table = self.to_arrow(columns)
         plain = [c.cast(c.type.storage_type) if isinstance(c.type, pa.BaseExtensionType) else c for c in table.columns]
         return polars.from_arrow(pa.table(plain, names=table.column_names))
+
+    def to_scipy(self, column: str, format: str = "csr") -> Any:
+        """A sparse column in key order as scipy's ``csr``, ``csc`` or ``coo``: of vectors one (rows, dim) array (a null is an empty row),
+        of matrices a list with one a row. Needs scipy."""
+        return scipy_column(self.to_arrow([column]).column(column), format)
 
     def export(self, path: str | os.PathLike[str], *, columns: Sequence[str] | None = None, where: Any = None, format: str | None = None) -> int:
         """Write rows to a Parquet, Arrow or CSV file (by its ending, or ``format``), in key order; returns how many.

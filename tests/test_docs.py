@@ -51,6 +51,8 @@ while db.version < 12:
     db.tensors["layer1/weight"] = w
 txn = db.transaction()
 save_file({"a": w}, "model.safetensors")
+from scipy import sparse as sp
+ids, csr, m0, m1 = [3, 4], sp.random_array((2, 30522), density=0.001, format="csr", dtype=np.float32), sp.eye_array(1000, format="csc", dtype=np.float32), sp.coo_array((1000, 1000), dtype=np.float32)
 """,
     "docs/text.md": """
 db, q, weights = lt.open("data.lsm"), np.ones(384, np.float32), {"indices": [7], "values": [1.0]}

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"arrowbytes", "arrowtake", "merkle", "recent"},
     {"dtypes"},
     {"convert_tensors"},
+    {"convert_sparse"},
     {"convert"},
     {"schema"},
     {"chunked", "keys"},

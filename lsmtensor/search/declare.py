@@ -29,7 +29,7 @@ def check_index(schema: Schema, column: str, spec: Any, *, name: str | None = No
             TextSpec.of(parsed)
         elif parsed.params:
             raise InvalidArgumentError(f"{parsed}: sparse takes no parameters")
-        if (kind not in (pa.string(), pa.large_string())) if parsed.name == "text" else not isinstance(kind, SparseType):
+        if (kind not in (pa.string(), pa.large_string())) if parsed.name == "text" else not (isinstance(kind, SparseType) and kind.searchable):
             raise InvalidArgumentError(f"column {column!r} is a {kind}; {parsed.name} indexes are for {LEXICAL[parsed.name]}")
         return _named(column, parsed, name, taken)
     if not isinstance(kind, TensorType) or len(kind.shape) != 1 or kind.dtype not in ("float16", "float32", "float64"):

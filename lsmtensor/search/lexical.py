@@ -194,7 +194,7 @@ def search_sparse(view: View, asked: Any, k: int, column: str | None, where: Any
 
 
 def _sparse_column(view: View, column: str | None) -> tuple[str, int]:
-    fit = {c.name: c.type.dim for c in view.table.schema.columns if isinstance(c.type, SparseType)}
+    fit = {c.name: c.type.dim for c in view.table.schema.columns if isinstance(c.type, SparseType) and c.type.searchable}
     if (column is not None and column not in fit) or (column is None and len(fit) != 1):
         raise InvalidArgumentError(f"column {column!r}: columns of sparse vectors are {', '.join(fit) or 'none'}; name one with column=")
     name = column or next(iter(fit))
