@@ -1,5 +1,6 @@
 # make run    the main job on the bundled data      make test      lint, types and the fast tests
 # make bench  the ingest and search benchmarks      make test-all  the slow tests too
+# make asv    the suite of asv_bench/ once, on what is installed
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -42,4 +43,7 @@ bench: .venv/dev
 	$(BIN)/lsmtensor bench ingest
 	$(BIN)/lsmtensor bench ann
 
-.PHONY: help run lint test test-all bench
+asv: .venv/dev
+	cd asv_bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv run --quick -E existing --launch-method forkserver
+
+.PHONY: help run lint test test-all bench asv
