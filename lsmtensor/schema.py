@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import dtypes
+from .arrowbytes import stream_arrays, stream_bytes
 from .convert import row_value, to_array
 from .convert_tensors import column_numpy
 from .dtypes import LogicalType, TensorType
@@ -61,7 +62,11 @@ class Column:
 class Schema:
     """Columns in order, and which of them are the key. Key columns are never null."""
 
-    def __init__(self, columns: Sequence[Column], primary_key: str | Sequence[str]) -> None:
+    def __init__(
+        self, columns: Sequence[Column], primary_key: str | Sequence[str], *, ids: Sequence[int] | None = None, next_id: int | None = None,
+        fills: Mapping[int, pa.Array] | None = None,
+    ) -> None:
+        """``ids`` and what follows are for schemas that were changed (`evolution`): what a column is called may change, its id not."""
         key = (primary_key,) if isinstance(primary_key, str) else tuple(primary_key)
         names = [c.name for c in columns]
         if len(set(names)) != len(names):
@@ -79,6 +84,10 @@ class Schema:
             if isinstance(self.field(name).type, LogicalType):
                 raise InvalidArgumentError(f"primary key column {name!r} is a {self.field(name).type}; keys are plain scalars")
         self.arrow = pa.schema([c.arrow for c in self.columns])
+        self.ids = tuple(ids) if ids is not None else tuple(range(len(columns)))
+        self.next_id = next_id if next_id is not None else len(columns)
+        # what rows hold in a column that was added after they were written: an array of one value by id
+        self.fills = dict(fills or {})
 
     def field(self, name: str) -> Column:
         """The column of a name; `SchemaError` lists the near ones."""
@@ -119,7 +128,7 @@ class Schema:
             if column.name not in arrays and not partial:
                 if not column.nullable:
                     raise SchemaError(f"rows lack the column {column.name!r}, which is never null")
-                arrays[column.name] = _nulls(length[1], column.arrow.type)
+                arrays[column.name] = nulls(length[1], column.arrow.type)
         schema = pa.schema([c.arrow for c in self.columns if c.name in arrays])
         return pa.RecordBatch.from_arrays([arrays[n] for n in schema.names], schema=schema)
 
@@ -159,6 +168,10 @@ class Schema:
         import base64
 
         plain = pa.schema([pa.field(c.name, c.type) for c in self.columns if isinstance(c.type, pa.DataType)])
+        changed: dict[str, Any] = {}
+        if self.ids != tuple(range(self.next_id)) or self.fills:
+            fills = {str(i): base64.b64encode(stream_bytes(v)).decode() for i, v in self.fills.items()}
+            changed = {"ids": list(self.ids), "next_id": self.next_id, "fills": fills}
         return {
             "columns": [
                 {"name": c.name, "nullable": c.nullable, "type": None if isinstance(c.type, pa.DataType) else c.type.to_dict()}
@@ -167,6 +180,7 @@ class Schema:
             ],
             "arrow": base64.b64encode(plain.serialize().to_pybytes()).decode(),
             "primary_key": list(self.primary_key),
+            **changed,
         }
 
     @classmethod
@@ -175,7 +189,8 @@ class Schema:
 
         plain = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["arrow"])))
         columns = [Column(**{**c, "type": plain.field(c["name"]).type if c["type"] is None else dtypes.from_dict(c["type"])}) for c in value["columns"]]
-        return cls(columns, value["primary_key"])
+        fills = {int(i): stream_arrays(base64.b64decode(text))[0] for i, text in value.get("fills", {}).items()}
+        return cls(columns, value["primary_key"], ids=value.get("ids"), next_id=value.get("next_id"), fills=fills)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.columns == other.columns and self.primary_key == other.primary_key
@@ -192,7 +207,8 @@ class Schema:
         return f"Schema, primary key {', '.join(self.primary_key)}:{''.join(lines)}"
 
 
-def _nulls(n: int, kind: pa.DataType) -> pa.Array:
+def nulls(n: int, kind: pa.DataType) -> pa.Array:
+    """``n`` nulls, of an extension type too."""
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, pa.nulls(n, kind.storage_type))
     return pa.nulls(n, kind)

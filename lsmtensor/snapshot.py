@@ -108,7 +108,7 @@ class Snapshot(Container):
         if name not in self.tables:
             self._find_missing(name)
         table = self._state().tables[self._find(name)]
-        return TableView(View(table, self.version), self._tree)
+        return TableView(View(table.at(self.version), self.version), self._tree)
 
     @property
     def tensors(self) -> Tensors:

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from . import notebook
+from .altering import Alterable
 from .arrowtake import one_chunk
 from .convert import row_value
 from .convert_sparse import scipy_column
 from .convert_tensors import column_numpy
 from .dtypes import TensorType, of_arrow
-from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
+from .errors import ConflictError, DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
 from .lsm import keyspace
 from .lsm.merge import Window, rebatch
 from .lsm.past import history_of, oldest_of
@@ -24,7 +25,6 @@ from .lsm.state import View
 from .lsm.tree import Head, Tree, Write
 from .scanning import bound, columns_of, limited, project, scanned
 from .schema import Schema
-from .search import declare
 from .search.dense import search_view
 from .transfer import read, write
 
@@ -256,7 +256,7 @@ class TableView:
         return prove(self._tree, self._view(), key)
 
 
-class Table(TableView):
+class Table(TableView, Alterable):
     """A table at the newest version, and its writes. Every write returns the version it made."""
 
     def __init__(self, tree: Tree, table_id: int) -> None:
@@ -264,20 +264,6 @@ class Table(TableView):
 
     def _view(self) -> View:
         return self._tree.view(self._id)
-
-    # -- indexes ---------------------------------------------------------------------------------
-
-    def create_index(self, column: str, spec: Any, name: str | None = None, *, wait: bool = False) -> str:
-        """Index a column; returns the index's name, ``column_kind`` unless given.
-
-        Segments are built in the background while reads and writes go on: a search is a scan until they are there. ``wait`` builds them before this
-        returns. Several indexes may stand beside each other on a column: ``search(index=name)``.
-        """
-        return declare.create_index(self._tree, self._id, column, spec, name, wait)
-
-    def drop_index(self, name: str) -> None:
-        """Forget an index; its segments go with the next collection of garbage. `UnknownNameError` where there is none."""
-        declare.drop_index(self._tree, self._id, name)
 
     # -- writes ----------------------------------------------------------------------------------
 
@@ -432,6 +418,8 @@ def _needed(package: str, what: str) -> Any:
 
 def physical_batch(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
     """User columns, the encoded key where it is stored, and ``_op``; ``_seq`` comes with the version."""
+    if batch.schema.names != view.table.schema.names or batch.schema.types != view.table.schema.arrow.types:
+        raise ConflictError(f"the columns of table {view.table.state.name!r} were changed while rows for it were made; write them again")
     columns = list(batch.columns)
     if view.table.codec.stored:
         columns.append(keys)

@@ -190,6 +190,8 @@ class Transaction:
     def _prepare(self, head: Head) -> list[Write]:
         writes = []
         for table_id in sorted({*self._own, *self._pending}):
+            if head(table_id).table.state.schema != self._state.tables[table_id].state.schema:
+                raise ConflictError(f"the columns of table {self._state.tables[table_id].state.name!r} were changed since this transaction began; begin again")
             pending = self._pending.get(table_id, [])
             if len(pending) == 1 and table_id not in self._own:
                 self._refuse_newer(head(table_id), pending[0].keys, "written")

@@ -52,6 +52,7 @@ def make_branch(tree: Tree, path: str, version: int | None, place: Place | None 
         for table in state.tables.values():
             if table.state.created > limit:
                 continue
+            table = table.at(limit).keeping(0)
             runs: list[Run] = []
             for source in table.runs:
                 if source.min_seq > limit:

@@ -118,7 +118,8 @@ class Run:
 class TableState:
     """One table: its schema and options as JSON values, its runs newest first.
 
-    ``flushed_seq``: every commit of this table up to it is in the runs.
+    ``flushed_seq``: every commit of this table up to it is in the runs. ``past``: the schemas before this one, oldest first, each
+    with the version that ended it, ``{"until": version, "schema": schema}``.
     """
 
     id: int
@@ -129,13 +130,15 @@ class TableState:
     runs: tuple[Run, ...]
     created: int
     flushed_seq: int
+    past: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**{k: getattr(self, k) for k in self.__dataclass_fields__}, "runs": [r.to_dict() for r in self.runs]}
+        fields = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "past" or self.past}
+        return {**fields, "runs": [r.to_dict() for r in self.runs]}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> TableState:
-        return cls(**{**d, "runs": tuple(Run.from_dict(r) for r in d["runs"])})
+        return cls(**{**d, "runs": tuple(Run.from_dict(r) for r in d["runs"]), "past": tuple(d.get("past", ()))})
 
 
 @dataclass(frozen=True)
@@ -281,6 +284,13 @@ def _set_index(layout: Layout, op: dict[str, Any]) -> Layout:
     return _with(layout, replace(table, indexes=indexes))
 
 
+def _set_schema(layout: Layout, op: dict[str, Any]) -> Layout:
+    table = layout.tables[op["table"]]
+    past = [*table.past, {"until": int(op["version"]), "schema": table.schema}]
+    kept = tuple(p for p in past if p["until"] > int(op["oldest"]))
+    return _with(layout, replace(table, schema=op["schema"], indexes=op["indexes"], options=op["options"], past=kept))
+
+
 def _add_wal(layout: Layout, op: dict[str, Any]) -> Layout:
     return replace(layout, wals=(*layout.wals, int(op["number"])))
 
@@ -307,6 +317,7 @@ _OPS: dict[str, Callable[[Layout, dict[str, Any]], Layout]] = {
     "replace_runs": _replace_runs,
     "set_segments": _set_segments,
     "set_index": _set_index,
+    "set_schema": _set_schema,
     "add_wal": _add_wal,
     "drop_wals": _drop_wals,
     "tag": _tag,

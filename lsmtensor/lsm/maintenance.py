@@ -108,11 +108,13 @@ def _carry_out(tree: Tree, table: TableVersion, decision: object) -> None:
 
 def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: bool = False) -> None:
     """Merge runs into one of ``level``. Without ``whole``, files that share no keys with others are taken as they are."""
+    oldest, pinned = oldest_needed(tree, table)
+    table = table.keeping(min([oldest, *pinned]))
     chosen = [r for r in table.runs if r.run.id in set(ids)]
     oldest_chosen = min(r.min_seq for r in chosen)
     others = [r for r in table.runs if r.run.id not in set(ids)]
     bottom = not any(r.min_seq < oldest_chosen for r in others)
-    keep = needed_since(*oldest_needed(tree, table), bottom)
+    keep = needed_since(oldest, pinned, bottom)
     # a table with vector indexes is rewritten whole: one graph is searched faster than many
     moves = tree.config.compaction.trivial_moves and not whole and not table.state.indexes
     files: list[FileRef] = []
@@ -147,7 +149,7 @@ def _part_runs(group: list[tuple[TableFile, RunSource]]) -> list[RunSource]:
     for file, run in group:
         by_run.setdefault(run.run.id, (run, []))[1].append(file)
     return [
-        RunSource(replace(run.run, files=tuple(f.ref for f in files)), files) for run, files in by_run.values()
+        RunSource(replace(run.run, files=tuple(f.ref for f in files)), files, run.schema, run.kept) for run, files in by_run.values()
     ]
 
 

@@ -41,6 +41,14 @@ def set_index(table: int, name: str, entry: dict[str, Any] | None) -> Op:
     return {"op": "set_index", "table": table, "name": name, "entry": entry}
 
 
+def set_schema(table: TableState, version: int, oldest: int) -> Op:
+    """A changed schema, with indexes and options that name its columns, in force from ``version``; schemas that ended by ``oldest`` are forgotten."""
+    return {
+        "op": "set_schema", "table": table.id, "schema": table.schema, "indexes": table.indexes, "options": table.options, "version": version,
+        "oldest": oldest,
+    }  # fmt: skip
+
+
 def add_wal(number: int) -> Op:
     return {"op": "add_wal", "number": number}
 

@@ -13,6 +13,7 @@ from ..env.base import Env
 from ..errors import CorruptionError
 from ..wal.reader import read_wal, seal_wal
 from . import commit as commits
+from .columns import MADE
 from .layout import Run
 from .manifest import Manifest, file_path, parse_file_name
 from .tree import Tree
@@ -26,9 +27,11 @@ def open_tree(env: Env, path: str, config: RunConfig, *, read_only: bool) -> Tre
     for table in manifest.layout.tables.values():
         for run in table.runs:
             for ref in run.files:
-                name = file_path(path, "table", ref.number)
-                if not env.exists(name):
-                    raise CorruptionError(f"the file of {ref.rows} rows of table {table.name!r} is missing", name, 0)
+                # an index can be built again, a column that a function made cannot
+                made = [f"{path}/sst/{s.file}" for s in ref.segments if s.index.startswith(MADE)]
+                for name in [file_path(path, "table", ref.number), *made]:
+                    if not env.exists(name):
+                        raise CorruptionError(f"the file of {ref.rows} rows of table {table.name!r} is missing", name, 0)
     tree = Tree(env, path, config, manifest, read_only=read_only)
     highest = _replay(tree)
     if read_only:

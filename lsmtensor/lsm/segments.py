@@ -153,8 +153,8 @@ def _matrix(chunk: pa.Array) -> np.ndarray:
     return np.nan_to_num(values.reshape(-1, width))
 
 
-def segment_of(source: RunSource, at: int, name: str, tree: Tree) -> Segment | None:
-    """The opened index of a run's file number ``at``, or None where it has none that is whole."""
+def segment_of(source: RunSource, at: int, name: str, column: str, tree: Tree) -> Segment | None:
+    """The opened index, of a column as it is called now, of a run's file number ``at``, or None where it has none that is whole."""
     file = source.files[at]
     ref = next((s for s in file.ref.segments if s.index == name), None)
     if ref is None:
@@ -162,7 +162,7 @@ def segment_of(source: RunSource, at: int, name: str, tree: Tree) -> Segment | N
     kept: dict[int, Any] = file.__dict__.setdefault("_segments", {})
     if ref.number not in kept:
         try:
-            kept[ref.number] = _open_segment(tree, source, at, ref)
+            kept[ref.number] = _open_segment(tree, source, at, ref, column)
         except (LsmTensorError, OSError) as why:
             warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=2)
             kept[ref.number] = None
@@ -199,13 +199,13 @@ class Segment:
         return ids, distances
 
 
-def _open_segment(tree: Tree, source: RunSource, at: int, ref: SegmentRef) -> Segment:
+def _open_segment(tree: Tree, source: RunSource, at: int, ref: SegmentRef, column: str) -> Segment:
     path = f"{tree.path}/sst/{ref.file}"
     header, arrays = container.unpack(tree.env.open(path, kind="index").map(), where=path)
     has = source.files[at].ref.rows
     if header.get("rows") != has:
         raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {has}", path=path, offset=0)
-    vectors, rows = _vectors(source, at, ref.column)
+    vectors, rows = _vectors(source, at, column)
     stored = arrays.pop("_rows", None)
     if (rows is None) != (stored is None) or (rows is not None and stored is not None and not np.array_equal(rows, stored)):
         raise CorruptionError("the segment indexes other rows than have vectors", path=path, offset=0)

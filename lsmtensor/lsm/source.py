@@ -20,6 +20,7 @@ from ..errors import StorageError
 from ..memtable.base import Memtable
 from ..sstable.reader import TableReader
 from . import keyspace
+from .columns import reader_for
 from .keyspace import Key
 from .layout import FileRef, Run
 
@@ -49,22 +50,35 @@ class TableFile:
 
 
 class RunSource:
-    """A sorted run as one sequence of batches; files are disjoint and in key order."""
+    """A sorted run as one sequence of batches; files are disjoint and in key order.
 
-    def __init__(self, run: Run, files: Sequence[TableFile]) -> None:
-        self.run, self.files = run, tuple(files)
+    Its columns are those of ``schema`` (a value of `Schema.to_dict`), whatever its files were written with, and of ``kept``, which
+    were dropped and are still needed.
+    """
+
+    def __init__(self, run: Run, files: Sequence[TableFile], schema: dict[str, Any], kept: tuple[pa.Field, ...] = ()) -> None:
+        self.run, self.files, self.schema, self.kept = run, tuple(files), schema, kept
+        self._readers: list[Any] = [None] * len(self.files)
         self.min_seq, self.max_seq = run.min_seq, run.max_seq
         self.starts = np.cumsum([0] + [f.ref.rows for f in self.files])
-        self._map: list[tuple[TableFile, int]] | None = None
+        self._map: list[tuple[Any, int]] | None = None
 
     @property
     def rows(self) -> int:
         return int(self.starts[-1])
 
+    def reader(self, at: int) -> Any:
+        """The reader of a file, or of what it holds seen through the schema of this source."""
+        found = self._readers[at]
+        if found is None:
+            found = self._readers[at] = reader_for(self.files[at], self.schema, self.kept)
+        return found
+
     @property
-    def _batches(self) -> list[tuple[TableFile, int]]:
+    def _batches(self) -> list[tuple[Any, int]]:
         if self._map is None:
-            self._map = [(f, i) for f in self.files for i in range(f.reader.num_batches)]
+            readers = [self.reader(at) for at in range(len(self.files))]
+            self._map = [(r, i) for r in readers for i in range(r.num_batches)]
         return self._map
 
     @property
@@ -72,77 +86,76 @@ class RunSource:
         return len(self._batches)
 
     def first_key(self, i: int) -> Key:
-        file, at = self._batches[i]
-        return file.reader.first_key(at)
+        reader, at = self._batches[i]
+        return reader.first_key(at)
 
     def last_key(self, i: int) -> Key:
-        file, at = self._batches[i]
-        return file.reader.last_key(at)
+        reader, at = self._batches[i]
+        return reader.last_key(at)
 
     def keys(self, i: int) -> pa.Array:
-        file, at = self._batches[i]
-        return file.reader.keys(at)
+        reader, at = self._batches[i]
+        return reader.keys(at)
 
     def seqs(self, i: int) -> np.ndarray:
-        file, at = self._batches[i]
-        return np.asarray(file.reader.column(at, "_seq"))
+        reader, at = self._batches[i]
+        return np.asarray(reader.column(at, "_seq"))
 
     def ops(self, i: int) -> np.ndarray:
-        file, at = self._batches[i]
-        return np.asarray(file.reader.column(at, "_op"))
+        reader, at = self._batches[i]
+        return np.asarray(reader.column(at, "_op"))
 
     def columns(self, i: int, names: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of a batch, checked; views of the map."""
-        file, at = self._batches[i]
-        reader = file.reader
+        reader, at = self._batches[i]
         schema = pa.schema([reader.schema.field(n) for n in names])
         return pa.Table.from_arrays([reader.column(at, n, start, stop) for n in names], schema=schema)
 
     def row_bytes(self, i: int, names: Sequence[str]) -> float:
         """Mean bytes of a row of a batch in these columns."""
-        file, at = self._batches[i]
-        return file.reader.row_bytes(at, names)
+        reader, at = self._batches[i]
+        return reader.row_bytes(at, names)
 
     def checked(self, i: int, names: Sequence[str], start: int, stop: int) -> bool:
         """Whether the checksums under these rows were right before, so that reading them is free."""
-        file, at = self._batches[i]
-        return all(file.reader.checked(at, name, start, stop) for name in names)
+        reader, at = self._batches[i]
+        return all(reader.checked(at, name, start, stop) for name in names)
 
     def may_match(self, i: int, where: Any) -> bool:
-        file, at = self._batches[i]
-        return file.reader.may_match(at, where)
+        reader, at = self._batches[i]
+        return reader.may_match(at, where)
 
     def find(self, keys: pa.Array, snapshot: int) -> np.ndarray:
         """Row numbers in the run of the newest version that the snapshot sees, deletes included; -1 where none."""
         if len(self.files) == 1:
-            return self.files[0].reader.find(keys, snapshot)
+            return self.reader(0).find(keys, snapshot)
         rows = np.full(len(keys), -1, np.int64)
-        for file, start in zip(self.files, self.starts, strict=False):
+        for at, start in enumerate(self.starts[:-1]):
             open_ = np.flatnonzero(rows < 0)
             if len(open_) == 0:
                 break
-            found = file.reader.find(keys.take(pa.array(open_)), snapshot)
+            found = self.reader(at).find(keys.take(pa.array(open_)), snapshot)
             rows[open_[found >= 0]] = found[found >= 0] + start
         return rows
 
     def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
         """The rows in the order asked."""
         if len(self.files) == 1:
-            return self.files[0].reader.take(rows, names)
+            return self.reader(0).take(rows, names)
         owner = np.searchsorted(self.starts, rows, "right") - 1
         tables, places = [], []
         for f in np.unique(owner):
             mine = np.flatnonzero(owner == f)
-            tables.append(self.files[f].reader.take(rows[mine] - self.starts[f], names))
+            tables.append(self.reader(f).take(rows[mine] - self.starts[f], names))
             places.append(mine)
         back = np.empty(len(rows), np.int64)
         back[np.concatenate(places)] = np.arange(len(rows))
         return take(pa.concat_tables(tables), back)
 
-    def _batch_of(self, row: int) -> tuple[TableReader, int, int, int]:
+    def _batch_of(self, row: int) -> tuple[Any, int, int, int]:
         """(reader, number of the batch in its file, its first row in the run, the row behind its last)."""
         at = int(np.searchsorted(self.starts, row, "right")) - 1
-        reader, first = self.files[at].reader, int(self.starts[at])
+        reader, first = self.reader(at), int(self.starts[at])
         i = int(np.searchsorted(reader.batch_starts, row - first, "right")) - 1
         return reader, i, first + int(reader.batch_starts[i]), first + int(reader.batch_starts[i + 1])
 

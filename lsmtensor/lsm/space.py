@@ -79,7 +79,8 @@ def collect(tree: Tree, dry_run: bool) -> list[str]:
     They come of crashes: what is superseded is removed when its last reader lets go.
     """
     with tree.maintaining(alone=True), tree.editing():  # a bulk commit's files are not in the layout yet
-        held = {file_path(tree.path, "table", n) for n in list(tree.held_files)}
+        opened = list(tree.held_files.values())
+        held = {f.path for f in opened} | {f"{tree.path}/sst/{s.file}" for f in opened for s in f.ref.segments}
         found = [path for path in orphans(tree) if path not in held]
         if not dry_run:
             for path in found:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ..keys import KeyCodec, physical_schema
 from ..schema import Schema
+from .columns import GONE
 from .keyspace import Key
 from .layout import Layout, TableState
 from .merge import Batches, Window, visible_at, windows
@@ -24,6 +25,7 @@ class TableVersion:
     state: TableState
     mems: tuple[MemSource, ...]
     runs: tuple[RunSource, ...]
+    kept: tuple[pa.Field, ...] = ()
 
     @cached_property
     def schema(self) -> Schema:
@@ -35,7 +37,45 @@ class TableVersion:
 
     @cached_property
     def physical(self) -> pa.Schema:
-        return physical_schema(self.schema)
+        return pa.schema([*physical_schema(self.schema), *self.kept])
+
+    def at(self, version: int) -> TableVersion:
+        """The table with the schema that was in force at a version."""
+        for before in self.state.past:
+            if version < before["until"]:
+                known: dict[int, TableVersion] = self.__dict__.setdefault("_at", {})
+                if before["until"] not in known:
+                    known[before["until"]] = self._before(before["until"], before["schema"])
+                return known[before["until"]]
+        return self
+
+    def _before(self, until: int, schema: dict[str, Any]) -> TableVersion:
+        # a change of schema flushes first: no memtable holds rows of before it
+        then = Schema.from_dict(schema)
+        columns = {i: c for i, c in zip(then.ids, then.columns, strict=True)}
+        indexes = {}
+        for name, entry in self.state.indexes.items():
+            now = self.schema.field(entry["column"])
+            was = columns.get(self.schema.ids[self.schema.names.index(now.name)])
+            if was is not None and was.type == now.type:
+                indexes[name] = {**entry, "column": was.name}
+        past = tuple(p for p in self.state.past if p["until"] < until)
+        state = replace(self.state, schema=schema, indexes=indexes, past=past)
+        runs = tuple(RunSource(r.run, r.files, schema) for r in self.runs if r.min_seq < until)
+        return TableVersion(state, (), runs)
+
+    def keeping(self, oldest: int) -> TableVersion:
+        """The table with the columns that were dropped after version ``oldest`` among its own: what a merge must carry on."""
+        ids = {*self.schema.ids}
+        gone: dict[int, pa.Field] = {}
+        for before in self.state.past:
+            if before["until"] > oldest:
+                then = Schema.from_dict(before["schema"])
+                gone |= {i: pa.field(f"{GONE}{i}", c.arrow.type) for i, c in zip(then.ids, then.columns, strict=True) if i not in ids}
+        if not gone:
+            return self
+        kept = tuple(gone.values())
+        return replace(self, kept=kept, runs=tuple(RunSource(r.run, r.files, r.schema, kept) for r in self.runs))
 
     def sources(self) -> list[Source]:
         """Every source, newest interval of versions first; empty memtables left out."""

@@ -65,8 +65,7 @@ class Tree:
         self._manifest_lock = threading.RLock()
         self._publish = threading.Condition()
         self._files: dict[int, TableFile] = {}
-        # also those that only old views hold
-        self.held_files: weakref.WeakValueDictionary[int, TableFile] = weakref.WeakValueDictionary()
+        self.held_files: weakref.WeakValueDictionary[int, TableFile] = weakref.WeakValueDictionary()  # also of old views
         self._wal: WalWriter | None = None
         self._wal_last: dict[int, int] = {}
         self._next_file = manifest.layout.next_file
@@ -124,10 +123,9 @@ class Tree:
             raise ClosedError(f"the database {self.path} is closed; open it again with lsmtensor.open({self.path!r})")
 
     def _table(self, state: State, table_id: int) -> TableVersion:
-        table = state.tables.get(table_id)
-        if table is None:
+        if table_id not in state.tables:
             raise TableNotFoundError(f"table number {table_id} was dropped; known: {sorted(t.name for t in state.layout.tables.values())}")
-        return table
+        return state.tables[table_id]
 
     # -- committing ------------------------------------------------------------------------------
 
@@ -266,7 +264,7 @@ class Tree:
 
     def _table_version(self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()) -> TableVersion:
         known = {r.run: r for r in old}
-        runs = (known.get(run) or RunSource(run, [self._file(ref) for ref in run.files]) for run in table.runs)
+        runs = (known.get(run) or RunSource(run, [self._file(ref) for ref in run.files], table.schema) for run in table.runs)
         return TableVersion(table, mems or (self._new_mem(table),), tuple(runs))
 
     def _file(self, ref: FileRef) -> TableFile:
@@ -315,8 +313,7 @@ class Tree:
         limits = self.config.compaction
 
         def room() -> bool:
-            waiting = max((len(t.mems) for t in self.state.tables.values()), default=0)
-            calm = waiting <= MAX_SEALED and (self._level0 <= limits.stop_runs or self.compaction_paused)
+            calm = max((len(t.mems) for t in self.state.tables.values()), default=0) <= MAX_SEALED and (self._level0 <= limits.stop_runs or self.compaction_paused)
             return calm or self._closed or self._failed is not None
 
         if self._level0 > limits.slowdown_runs and not self.compaction_paused:
@@ -349,8 +346,11 @@ class Tree:
                 tables = {}
                 for state in layout.tables.values():
                     current = self.state.tables.get(state.id)
-                    mems = () if current is None else tuple(m for m in current.mems if m is not flushed)
-                    tables[state.id] = self._table_version(state, mems, () if current is None else current.runs)
+                    if current is None or current.state.schema != state.schema:  # whoever changes a schema flushes first
+                        tables[state.id] = self._table_version(state)
+                        continue
+                    mems = tuple(m for m in current.mems if m is not flushed)
+                    tables[state.id] = self._table_version(state, mems, current.runs)
                 self.state = State(layout, tables)
                 self._level0 = self._pressure()
                 self._publish.notify_all()
@@ -372,10 +372,7 @@ class Tree:
         """A new table; creating one is a commit of its own. Returns its id."""
         self.check_writable()
         with self._writer:
-            version = self.logged + 1
-            table_id = self.next_file()
-            self.logged = version
-            self.note_time(version, self._now())
+            version, table_id = self.next_version(), self.next_file()
             state = TableState(table_id, name, schema, options, indexes, (), version, version)
             self.install([ops.create_table(state)])
             self.show(version)
@@ -390,12 +387,17 @@ class Tree:
     def drop_table(self, table_id: int) -> None:
         self.check_writable()
         with self._writer, self._maintenance:
-            self.logged += 1
-            self.note_time(self.logged, self._now())
+            version = self.next_version()
             gone = self._table(self.state, table_id)
             self.install([ops.drop_table(table_id)])
             self.forget([f for run in gone.runs for f in run.files])
-            self.show(self.logged)
+            self.show(version)
+
+    def next_version(self) -> int:
+        """Of a commit that is a layout edit; the caller holds the writer lock."""
+        self.logged += 1
+        self.note_time(self.logged, self._now())
+        return self.logged
 
     def forget(self, files: list[TableFile]) -> None:
         for file in files:

@@ -157,7 +157,7 @@ def _search_source(
         if here == 0:
             continue
         if isinstance(source, RunSource) and plan.index is not None:
-            walked = _walk(source, at, tree, queries, min(k, here), mine, plan.index, params)
+            walked = _walk(source, at, tree, queries, min(k, here), mine, plan, params)
             if walked is not None and (walked[0] >= 0).all():
                 step.setdefault("plan", f"walk {plan.index}")
                 answers.append((walked[0] + start if start else walked[0], walked[1]))
@@ -196,9 +196,10 @@ def _not_overwritten(source: Source, own: MemSource, version: int, n: int) -> np
 
 
 def _walk(
-    source: RunSource, at: int, tree: Any, queries: np.ndarray, k: int, mask: np.ndarray | None, index: str, params: dict[str, Any]
+    source: RunSource, at: int, tree: Any, queries: np.ndarray, k: int, mask: np.ndarray | None, plan: Plan, params: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    segment = segments.segment_of(source, at, index, tree)
+    assert plan.index is not None
+    segment = segments.segment_of(source, at, plan.index, plan.column, tree)
     return None if segment is None else segment.search(queries, k, mask, **params)
 
 
@@ -258,7 +259,7 @@ def _matching(source: Source, where: Any) -> np.ndarray:
     if known is not None:
         return known
     text = str(where)
-    names = [n for n in source.files[0].reader.schema.names if n in text]
+    names = [n for n in source.reader(0).schema.names if n in text]
     masks = [
         _evaluate(source.columns(i, names), where) if source.may_match(i, where) else np.zeros(len(source.seqs(i)), bool)
         for i in range(source.num_batches)

@@ -271,12 +271,16 @@ class TableReader:
         array = column(name)
         return self._codec.encode(pa.RecordBatch.from_arrays([array], schema=pa.schema([self.schema.field(name)])))
 
+    def zones(self) -> list[dict[str, Any]]:
+        """The zone map of each batch."""
+        return [b["zones"] for b in self._blocks]
+
     def may_match(self, i: int, where: Any) -> bool:
         """Whether a filter can hold for some row of a batch, by its zone map."""
         if where is None:
             return True
         if self._pruner is None:
-            self._pruner = Pruner(self.schema, [b["zones"] for b in self._blocks])
+            self._pruner = Pruner(self.schema, self.zones())
         return i in self._pruner.survivors(where)
 
     # -- by key ----------------------------------------------------------------------------------
