@@ -38,19 +38,20 @@ class Tried:
 
 def enumerate_crashes(
     steps: Sequence[Step] = workload.STEPS, config: RunConfig = workload.CONFIG, *, every: int = 1, luck: Iterable[tuple[float, int]] = LUCK,
-    recovery_every: int = 0, prefix: bool = False, stop_at: int = 1,
+    recovery_every: int = 0, prefix: bool = False, stop_at: int = 1, env: FaultyEnv | None = None,
 ) -> Tried:  # fmt: skip
     """Lose the power at each ``every``-th call, and during each ``recovery_every``-th recovery (0: none) at each of its calls.
 
     With ``prefix`` any earlier state is right too, as under ``wal.sync = none``: a prefix of the commits, never a hole. Ends when
-    ``stop_at`` states were wrong; `Tried.wrong` says which.
+    ``stop_at`` states were wrong; `Tried.wrong` says which. ``env`` is an empty file system of another kind, such as one whose syncs lie.
     """
     tried, allowed = Tried(), workload.models(list(steps))
     done: list[int] = []
     chances = tuple(luck)
-    env = FaultyEnv()
+    env = FaultyEnv() if env is None else env
 
     def lose(op: str, path: str) -> None:
+        assert env is not None
         tried.calls += 1
         if tried.calls % every or len(tried.wrong) >= stop_at:
             return
