@@ -36,8 +36,8 @@ class Every:
             skip(f"{backend} has no {name}")
         self.run = getattr(chosen, name)
         args = max(ARGUMENTS[name](np.random.default_rng(0)), key=weight)
-        if isinstance(args[0], tuple) and name != "code_net":  # a net is a backend's own form of its first argument
-            args = (chosen.code_net(*args[0]), *args[1:])
+        if isinstance(args[0], tuple) and not name.endswith("_net"):  # a net is a backend's own form of its first argument
+            args = ((chosen.pq_net if name.startswith("pq") else chosen.code_net)(*args[0]), *args[1:])
             self.args = args
         else:
             self.run(*copy.deepcopy(args))

@@ -7,31 +7,19 @@ trees (Nister & Stewenius, CVPR 2006), inverted lists (Sivic & Zisserman, ICCV 2
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptionError, InvalidArgumentError
-from ..kernels.contract import COSINE, HAMMING, L1, L2
-from ..kernels.training import kmeans
+from ..errors import InvalidArgumentError
 from . import REGISTRY
-from .base import Found, VectorIndex
-from .codes import CodedRows, inverse_norms
-from .rows import Rows
-
-# rows are held flat until there are so many; the tree is made anew when they are this many times those it was made of
-LEAST, GROWTH = 256, 4
-# a row looks for its cell under so many of the branches nearest to it
-SPREAD = 3
-# rows a branch and a cell that k-means looks at
-BRANCH_ROWS, CELL_ROWS = 64, 24
-# a filter's matches are looked for in the cells probed; so many more where these hold too few
-WIDER = 4
+from .base import Found
+from .cells import CellIndex
+from .codes import CodedRows
 
 
 @REGISTRY.register("gwi")
-class GWI(VectorIndex):
+class GWI(CellIndex):
     """Cells of about ``leaf`` rows under the root of so many branches; a search scans the codes of the ``nprobe`` nearest cells (0: 4% of
     them, at least 8; for l1 and hamming a third) and looks at the nearest in full (``rerank`` of them at most; 0: 32 and 2 k).
 
@@ -40,8 +28,6 @@ class GWI(VectorIndex):
     """
 
     name = "gwi"
-    search_params = ("nprobe", "rerank")
-    dial = "nprobe"
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, leaf: int = 48, nprobe: int = 0,
@@ -59,181 +45,35 @@ class GWI(VectorIndex):
         return {"leaf": self.leaf, "nprobe": self.nprobe, "rerank": self.rerank, "quant": self.quant, "seed": self.seed}
 
     def _clear(self) -> None:
+        super()._clear()
         self._coded = CodedRows(self.dim, self._code, self.quant, self._kernels)
-        self._branches = np.empty((0, self.dim), np.float32)
-        self._centroids = np.empty((0, self.dim), np.float32)
-        # the branch of each cell, in order; the cell of each row; how many rows the tree was made of
-        self._under, self._cells, self._made_of = np.empty(0, np.uint32), Rows(np.empty(0, np.uint32)), 0
-        self._ready: tuple[Any, ...] | None = None
 
-    # -- building --------------------------------------------------------------------------------
+    def _changed(self) -> None:
+        super()._changed()
+        self._net: Any = None
 
-    def train(self, x: Any) -> VectorIndex:
-        """Make the tree from a sample (n, dim); rows that are there find their cells anew."""
-        rows = self._check(x, "x")
-        if len(rows):
-            self._clear()
-            self._grow(rows)
-            self._place(0, len(self._vectors))
-        return self
-
-    def _placed(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as centroids see them: by direction alone for cosine."""
-        return rows * inverse_norms(rows, COSINE)[:, None] if self._code == COSINE else rows
-
-    def _grow(self, rows: np.ndarray) -> None:
-        n = len(rows)
-        cells = max(1, n // self.leaf)
-        branches = math.isqrt(cells - 1) + 1
-        rng = np.random.default_rng(self.seed)
+    def _learn(self, rows: np.ndarray) -> None:
         self._coded.learn(rows, self.seed)
-        self._branches = kmeans(self._placed(some(rows, BRANCH_ROWS * branches, rng)), branches, seed=self.seed, iterations=8, kernels=self._kernels)
-        nearest = np.concatenate([self._kernels.assign(self._placed(rows[at : at + 65536]), self._branches)[0] for at in range(0, n, 65536)])
-        order, starts = grouped(nearest, branches)
-        made, under = [], []
-        for branch in range(branches):
-            mine = order[starts[branch] : starts[branch + 1]]
-            if len(mine) == 0:
-                continue
-            count = max(1, round(len(mine) / self.leaf))
-            if len(mine) > CELL_ROWS * count:
-                mine = np.sort(rng.choice(mine, CELL_ROWS * count, replace=False))
-            made.append(kmeans(self._placed(rows[mine]), count, seed=self.seed, iterations=5, kernels=self._kernels))
-            under.append(np.full(count, branch, np.uint32))
-        self._centroids, self._under, self._made_of = np.concatenate(made), np.concatenate(under), n
 
-    def _insert(self, start: int, stop: int) -> None:
-        self._ready = None
-        if len(self._centroids) == 0 or stop > GROWTH * self._made_of:
-            if stop < LEAST:
-                return
-            self._clear()
-            self._grow(self._vectors.array[:stop])
-            start = 0
-        self._place(min(start, len(self._cells)), stop)
+    def _encode(self, start: int, rows: np.ndarray, cells: np.ndarray) -> None:
+        self._coded.cut(start)
+        codes, sums, _ = self._coded.append(rows)
+        if start == 0 and len(rows) == len(self._vectors):
+            self._coded.settle(rows, (codes, sums), self.seed)
 
-    def _place(self, start: int, stop: int) -> None:
-        self._ready = None
-        for part in (self._coded, self._cells):
-            part.cut(start)
-        for at in range(start, stop, 65536):
-            rows = self._vectors.array[at : min(at + 65536, stop)]
-            fresh = len(self._coded) == 0 and at == 0 and stop <= 65536
-            codes, sums, _ = self._coded.append(rows)
-            if fresh:
-                self._coded.settle(rows, (codes, sums), self.seed)
-            self._cells.append(self._cell_of(self._placed(rows)))
-
-    def _cell_of(self, rows: np.ndarray) -> np.ndarray:
-        """The nearest cell under the nearest branches of each row, uint32. O(n (branches + SPREAD cells / branches) d)."""
-        best, far = np.zeros(len(rows), np.uint32), np.full(len(rows), np.inf, np.float32)
-        near, _ = self._kernels.topk(rows, self._branches, min(SPREAD, len(self._branches)), L2, None)
-        starts = np.searchsorted(self._under, np.arange(len(self._branches) + 1))
-        for branch in range(len(self._branches)):
-            low, high = int(starts[branch]), int(starts[branch + 1])
-            mine = np.flatnonzero((near == branch).any(1))
-            if high > low and len(mine):
-                cell, distance = self._kernels.assign(rows[mine], self._centroids[low:high])
-                better = distance < far[mine]
-                best[mine[better]], far[mine[better]] = cell[better] + low, distance[better]
-        return best
-
-    def _inserted(self, stop: int) -> int:
-        return stop if len(self._centroids) == 0 else len(self._cells)
-
-    # -- searching -------------------------------------------------------------------------------
-
-    def _near(
-        self, queries: np.ndarray, k: int, mask: np.ndarray | None, nprobe: int | None = None, rerank: int | None = None, **params: Any
-    ) -> Found:
-        for name, value in (("nprobe", nprobe), ("rerank", rerank)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
-        n, cells = len(self._vectors), len(self._centroids)
-        matches = n if mask is None else int(np.count_nonzero(mask))
-        depth = max(k, int(rerank or self.rerank or 32 + 2 * k))
-        if cells == 0 or depth >= matches or k == 0:
-            rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
-            return rows, distances
-        net, above, order, starts = self._laid_out()
-        probes = self._probes(nprobe)
-        if mask is not None and matches < 2 * probes * self.leaf:
-            probes = cells  # few matches: all of them are looked at, in any cell
-        seeker = queries
-        while True:
-            near, _ = self._kernels.code_scan(above, seeker, probes, probes, None) if probes < cells else (np.tile(np.arange(cells), (len(seeker), 1)), None)
-            rows, distances = self._kernels.code_ranges(net, seeker, order, np.stack([starts[near], starts[near + 1]], 2), k, depth, mask)
-            if seeker is queries:
-                found, far, left = rows, distances, np.arange(len(queries))
-            else:
-                found[left], far[left] = rows, distances
-            left = left[rows[:, k - 1] < 0]
-            if len(left) == 0 or probes == cells:
-                return found, far
-            # too few rows that the filter allows: more cells
-            seeker, probes = queries[left], min(cells, WIDER * probes)
-
-    def _probes(self, nprobe: int | None) -> int:
-        cells = len(self._centroids)
-        least, share = (12, 3) if self._code in (L1, HAMMING) else (8, 25)
-        return min(int(nprobe or self.nprobe or max(least, -(-cells // share))), cells)
-
-    def _laid_out(self) -> tuple[Any, ...]:
-        """(net of the rows in order of their cells, net of the centroids, that order, where each cell begins); O(n) after a change."""
-        if self._ready is None:
-            order, starts = grouped(self._cells.array, len(self._centroids))
-            # cells are cells of L2: centroids of bits differ from every row in every place
-            metric = L2 if self._code in (L1, HAMMING) else self._code
-            above = CodedRows(self.dim, metric, "int8", self._kernels)
-            above.learn(self._centroids, self.seed)
-            above.append(self._centroids)
-            self._ready = self._coded.net(self._vectors.array, order=order), above.net(self._centroids), order, starts
-        return self._ready
-
-    # -- as bytes --------------------------------------------------------------------------------
+    def _scan(self, queries: np.ndarray, near: np.ndarray, far: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> Found:
+        order, bounds = self._laid_out()
+        if self._net is None:
+            self._net = self._coded.net(self._vectors.array, order=order)
+        rows, distances = self._kernels.code_ranges(self._net, queries, order, bounds[near], k, depth, mask)
+        return rows, distances
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        if len(self._centroids) == 0:
-            return {}
-        tree = {"branches": self._branches, "centroids": self._centroids, "under": self._under, "cells": self._cells.array}
-        return {**tree, "made_of": np.array([self._made_of], np.int64), **self._coded.arrays()}
+        return {**self._tree(), **self._coded.arrays()} if len(self._centroids) else {}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        n = len(self._vectors)
-        if "centroids" not in arrays:
-            if n >= LEAST:
-                raise CorruptionError(f"a gwi index of {n} rows has no tree")
-            return
-        self._coded.restore(arrays, n)
-        wanted = {"branches": (2, np.float32), "centroids": (2, np.float32), "under": (1, np.uint32), "cells": (1, np.uint32), "made_of": (1, np.int64)}
-        for name, (ndim, dtype) in wanted.items():
-            if name not in arrays or arrays[name].ndim != ndim or arrays[name].dtype != dtype:
-                raise CorruptionError(f"the tree of a gwi index has no {name} of {np.dtype(dtype)}")
-        branches, centroids, under, cells, made_of = (arrays[name] for name in wanted)
-        widths = branches.shape[1] == centroids.shape[1] == self.dim and len(branches) and len(centroids)
-        if not widths or not np.isfinite(branches).all() or not np.isfinite(centroids).all() or made_of.shape != (1,):
-            raise CorruptionError(f"the tree of a gwi index has branches {branches.shape} and centroids {centroids.shape}")
-        if len(under) != len(centroids) or (np.diff(under.astype(np.int64)) < 0).any() or (under >= len(branches)).any():
-            raise CorruptionError(f"the cells of a gwi index hang under {len(under)} branches of {len(branches)}")
-        if cells.shape != (n,) or (n and int(cells.max()) >= len(centroids)):
-            raise CorruptionError(f"a gwi index of {n} rows has cells {cells.shape} of {len(centroids)}")
-        self._branches, self._centroids, self._under, self._cells = branches, centroids, under, Rows(cells)
-        self._made_of, self._ready = int(made_of[0]), None
+        if self._restore_tree(arrays):
+            self._coded.restore(arrays, len(self._vectors))
 
     def stats(self) -> dict[str, Any]:
-        counts = np.bincount(self._cells.array, minlength=max(1, len(self._centroids)))
-        return {
-            **super().stats(), "cells": len(self._centroids), "branches": len(self._branches), "largest_cell": int(counts.max()),
-            "nprobe": self._probes(None), "quant": f"int{self._coded.bits}",
-        }  # fmt: skip
-
-
-def some(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """At most so many of the rows, in order."""
-    return rows if len(rows) <= count else rows[np.sort(rng.choice(len(rows), count, replace=False))]
-
-
-def grouped(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 rows in order of their labels, int64 (count + 1,) where each label begins)."""
-    starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=count))]).astype(np.int64)
-    return np.argsort(labels, kind="stable").astype(np.int64), starts
+        return {**super().stats(), "quant": f"int{self._coded.bits}"}

@@ -7,83 +7,37 @@ Ties go to the lower id. Integer results are exact; distances agree within round
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidArgumentError
-
-L2, IP, COSINE, L1, HAMMING = range(5)
-METRICS = {"l2": L2, "ip": IP, "cosine": COSINE, "l1": L1, "hamming": HAMMING}
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """A kernel's group and how exactly backends must agree: ``exact`` or ``rounding``.
-
-    ``guard`` checks the arguments and brings them into the form that compiled loops want, the same for every backend;
-    kernels without one get theirs from structures that were checked when they were made.
-    """
-
-    name: str
-    group: str
-    result: str
-    define: Callable[..., Any]
-    guard: Callable[..., tuple[Any, ...]] | None = None
-
-
-KERNELS: dict[str, Declaration] = {}
-
-
-def kernel(group: str, result: str, guard: Callable[..., tuple[Any, ...]] | None = None) -> Callable[[F], F]:
-    def add(define: F) -> F:
-        KERNELS[define.__name__] = Declaration(define.__name__, group, result, define, guard)
-        return define
-
-    return add
-
+from .declare import COSINE, HAMMING, IP, KERNELS, L1, L2, METRICS, kernel, plain, same_width
 
 # -- distance -------------------------------------------------------------------------------------
 
 
-def _plain(x: np.ndarray) -> np.ndarray:
-    """The array as C loops read it: float32, contiguous, aligned; itself where it is so already."""
-    flags = x.flags
-    if x.dtype == np.float32 and flags.c_contiguous and flags.aligned:
-        return x
-    return np.array(x, np.float32, order="C")
-
-
-def _same_width(queries: np.ndarray, points: np.ndarray) -> None:
-    if queries.shape[-1] != points.shape[-1]:
-        raise InvalidArgumentError(f"queries have {queries.shape[-1]} dimensions, points {points.shape[-1]}")
-
-
 def _guard_pairwise(queries: np.ndarray, points: np.ndarray, metric: int) -> tuple[Any, ...]:
-    _same_width(queries, points)
-    return _plain(queries), _plain(points), metric
+    same_width(queries, points)
+    return plain(queries), plain(points), metric
 
 
 def _guard_gathered(query: np.ndarray, points: np.ndarray, ids: np.ndarray, metric: int) -> tuple[Any, ...]:
-    _same_width(query, points)
+    same_width(query, points)
     if len(ids) and (ids.min() < 0 or ids.max() >= len(points)):
         raise InvalidArgumentError(f"ids reach from {ids.min()} to {ids.max()}; there are {len(points)} points")
-    return _plain(query), _plain(points), np.ascontiguousarray(ids, np.int64), metric
+    return plain(query), plain(points), np.ascontiguousarray(ids, np.int64), metric
 
 
 def _guard_topk(
     queries: np.ndarray, points: np.ndarray, k: int, metric: int, mask: np.ndarray | None
 ) -> tuple[Any, ...]:
-    _same_width(queries, points)
+    same_width(queries, points)
     if mask is not None:
         if len(mask) != len(points):
             raise InvalidArgumentError(f"the mask has {len(mask)} entries for {len(points)} points")
         mask = np.ascontiguousarray(mask, np.uint8 if mask.dtype != bool else bool).view(np.uint8)
-    return _plain(queries), _plain(points), k, metric, mask
+    return plain(queries), plain(points), k, metric, mask
 
 
 @kernel("distance", "rounding", _guard_pairwise)
@@ -295,10 +249,10 @@ def unbitshuffle(data: np.ndarray, itemsize: int) -> np.ndarray:
 
 
 def _guard_assign(x: np.ndarray, centroids: np.ndarray) -> tuple[Any, ...]:
-    _same_width(x, centroids)
+    same_width(x, centroids)
     if len(centroids) == 0:
         raise InvalidArgumentError("no centroids to assign rows to; give at least one")
-    return _plain(x), _plain(centroids)
+    return plain(x), plain(centroids)
 
 
 @kernel("training", "rounding", _guard_assign)
@@ -316,153 +270,6 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
         ids[at : at + 1024] = best
         distances[at : at + 1024] = np.maximum(scores[np.arange(len(block)), best] + (block**2).sum(1), 0)
     return ids, distances
-
-
-# -- graph -----------------------------------------------------------------------------------------
-# The definitions stand in numpy_graph.py; they are long enough for a file.
-
-
-@kernel("graph", "rounding")
-def graph_insert(
-    points: np.ndarray, scale: np.ndarray, metric: int, links: np.ndarray, upper: np.ndarray, upper_at: np.ndarray,
-    levels: np.ndarray, state: np.ndarray, start: int, stop: int, ef: int,
-) -> None:  # fmt: skip
-    """Insert points [start, stop) into a hierarchical graph, in order (Malkov & Yashunin, TPAMI 2020).
-
-    points float32 (n, d), d >= 1; scale float32 (n,), inverse norms (cosine; 0 for a zero vector); links uint32
-    (n, 2m), level 0; upper uint32 (rows, m), a row for each level above 0 of each node, the first at
-    upper_at[node] (int64 (n,)); levels uint8 (n,); state int64 (2,): entry point (-1: none) and its level. A row
-    of links ends at 0xFFFFFFFF. links, upper and state are changed. ``ef`` >= 1 is the beam of the build. O(log n)
-    hops of 2m distances each in practice. Ties go to the lower node: one graph in every backend where sums are exact.
-    """
-    from . import numpy_graph
-
-    numpy_graph.insert(points, scale, metric, links, upper, upper_at, levels, state, start, stop, ef)
-
-
-@kernel("graph", "rounding")
-def graph_search(
-    queries: np.ndarray, points: np.ndarray, scale: np.ndarray, metric: int, links: np.ndarray, upper: np.ndarray,
-    upper_at: np.ndarray, state: np.ndarray, k: int, ef: int, mask: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(ids int64 (q, k), distances float32 (q, k)): the k nearest that a beam finds, by (distance, id), then -1 and inf.
-
-    queries float32 (q, d), ef >= k; the graph as `graph_insert` left it. Without a mask the beam is ``ef`` wide. With
-    one, uint8 (n,), the walk crosses every point, answers those whose mask is not 0, and goes on until ``ef`` of
-    these are kept and no nearer point is unexpanded, within a beam of 32 ef.
-    """
-    from . import numpy_graph
-
-    return numpy_graph.search(queries, points, scale, metric, links, upper, upper_at, state, k, ef, mask)
-
-
-@kernel("graph", "exact")
-def code_link(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, nodes: np.ndarray, starts: np.ndarray, top: Any, ef: int, degree: int,
-    alpha: int,
-) -> np.ndarray:  # fmt: skip
-    """uint32 (len(nodes), degree): links for some rows, int64, from walks in the graph as it is; a row ends at 0xFFFFFFFF.
-
-    codes uint8 (n, lines * 64), values around 128; sums int32 (n, 2), of squares and of values around 128; links uint32 (n, width),
-    which is only read. A walk begins at ``starts``, uint32, at most 32; where there are none, at the four nearest that a walk 8 wide finds in
-    ``top``: (codes, sums, links, rows uint32) of a graph over some rows. Candidates are the ``ef`` nearest of the walk, the 64 that it expanded first and
-    the links that the row has; nearest first, each is kept that no kept one comes between: alpha d(kept, it) > 256 d(row, it), without alpha for inner
-    products. Ties go to the lower row.
-    """
-    from . import numpy_codes
-
-    return numpy_codes.link(codes, sums, metric, links, nodes, starts, top, ef, degree, alpha)
-
-
-@kernel("graph", "exact")
-def code_reverse(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, out: np.ndarray, nodes: np.ndarray, alpha: int, part: int, parts: int,
-) -> None:  # fmt: skip
-    """Give rows ``nodes`` the links that `code_link` found, and each of these the link back.
-
-    Only rows whose number leaves ``part`` modulo ``parts`` are changed: the parts together are the whole, whatever runs beside what.
-    A row of links (n, width) that overflows is chosen anew, up to the width of ``out``, as in `code_link`.
-    """
-    from . import numpy_codes
-
-    numpy_codes.reverse(codes, sums, metric, links, out, nodes, alpha, part, parts)
-
-
-@kernel("graph", "exact")
-def code_shrink(
-    codes: np.ndarray, sums: np.ndarray, metric: int, links: np.ndarray, start: int, stop: int, degree: int, alpha: int
-) -> np.ndarray:
-    """uint32 (stop - start, degree): rows [start, stop) of links (m, width), chosen anew where there are more than ``degree``; links
-    to rows beyond the codes are dropped."""
-    from . import numpy_codes
-
-    return numpy_codes.shrink(codes, sums, metric, links, start, stop, degree, alpha)
-
-
-@kernel("graph", "exact")
-def code_net(
-    points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None,
-) -> Any:  # fmt: skip
-    """Rows and their codes in a backend's own form, checked once, for `code_search`, `code_one` and `code_scan`.
-
-    points float32 (n, d); scale float32 (n,), inverse norms (cosine); mean float32 (d,). codes uint8 (n, lines * 64): of ``bits`` 8, values
-    c - 128, or 4, values 2 c - 15, where bytes of a line hold values i and i + 64. A query (l2: less the mean), scaled to 127 by its
-    largest value and rounded, is v; a row is estimated at square - factor f (v . values), f undoing the query's scale: squares
-    float32 (n,) for l2, else (0,); factors float32 (n,) of 4-bit rows, else (0,) and ``step`` for all. l1 and hamming compare 8-bit codes
-    with those of the query. links uint32 (n, width), or (0, 0). A walk begins at the four nearest that one
-    8 wide finds in ``top``, the net of a graph over ``rows``, uint32; without it at 32 rows scattered over all.
-    """
-    from . import numpy_codes
-
-    return numpy_codes.Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
-
-
-def _guard_code_search(net: Any, queries: np.ndarray, *rest: Any) -> tuple[Any, ...]:
-    return net, _plain(queries), *rest
-
-
-@kernel("graph", "rounding", _guard_code_search)
-def code_search(
-    net: Any, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int64 (q, k), distances float32 (q, k)): the k nearest that a walk over codes finds, then -1 and inf.
-
-    The walk keeps the ``ef`` nearest estimates, by (estimate, row), and expands two at a time; the first ``depth`` at most are looked at
-    in full, k <= depth <= ef, fewer once three standard deviations of the error seen would not bring another in. With a mask, uint8 (n,), it crosses every row, keeps the ``ef`` nearest allowed, and ends when nothing nearer is unexpanded, within a beam
-    of 32 ef.
-    """
-    return net.search(queries, k, ef, depth, mask)  # type: ignore[no-any-return]
-
-
-@kernel("graph", "rounding")
-def code_one(net: Any, query: np.ndarray, k: int, ef: int, depth: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """(ids (k,), distances (k,)) of one query (d,), the same as `code_search`; None unless it is a contiguous finite float32 row
-    and k are found: the caller then takes the long way, with its checks."""
-    if type(query) is not np.ndarray or query.dtype != np.float32 or query.ndim != 1 or not query.flags.carray or not np.isfinite(query).all():
-        return None
-    if len(query) != net.d or not 1 <= k <= depth <= ef:
-        return None
-    ids, far = net.search(query[None, :], k, ef, depth, None)
-    return None if (ids < 0).any() else (ids[0], far[0])
-
-
-@kernel("quantized", "rounding", _guard_code_search)
-def code_scan(net: Any, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The same over every row whose mask is not 0: ``depth`` by estimate, of these the k nearest. O(q n d / 64) and depth full distances."""
-    return net.scan(queries, k, depth, mask)  # type: ignore[no-any-return]
-
-
-@kernel("quantized", "rounding", _guard_code_search)
-def code_ranges(
-    net: Any, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, k: int, depth: int, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `code_scan`, over ranges of places: ranges int64 (q, p, 2), of which a query's do not overlap.
-
-    Codes, squares and factors of the net lie in some order of rows: order int64 (n,), a permutation, says whose are at a place. Points, scale and
-    mask are by row. O(places d / 64) a query and depth full distances.
-    """
-    return net.ranges(queries, order, ranges, k, depth, mask)  # type: ignore[no-any-return]
 
 
 # -- sparse -----------------------------------------------------------------------------------------
@@ -491,3 +298,25 @@ def sparse_topk(
     order = found[np.lexsort((found, -sums[found]))][:k]
     ids[: len(order)], best[: len(order)] = order, sums[order]
     return ids, best
+
+
+# those over graphs and codes are in a file of their own
+from .contract_codes import (  # noqa: E402 - they are declared after what is here
+    code_link,
+    code_net,
+    code_one,
+    code_ranges,
+    code_reverse,
+    code_scan,
+    code_search,
+    code_shrink,
+    graph_insert,
+    graph_search,
+    pq_encode,
+    pq_net,
+    pq_ranges,
+)
+
+__all__ = [
+    "COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS", "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk", "unbitshuffle", "unshuffle",
+]  # fmt: skip

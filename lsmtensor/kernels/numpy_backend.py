@@ -26,6 +26,9 @@ from .contract import (
     hash64_bytes,
     hash64_int64,
     pairwise,
+    pq_encode,
+    pq_net,
+    pq_ranges,
     search_bytes,
     search_int64,
     shuffle,
@@ -42,7 +45,7 @@ def isa() -> str:
 
 __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
-    "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink",
+    "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
     "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "sparse_topk", "topk",
 ]  # fmt: skip

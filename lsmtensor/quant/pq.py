@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import kernels
 from ..errors import InvalidArgumentError
-from ..kernels.training import kmeans
+from ..kernels.training import codebooks
 from . import REGISTRY
 from .base import Quantizer, pack_bits, unpack_bits
 
@@ -40,15 +40,13 @@ class Pq(Quantizer):
         return [np.ascontiguousarray(p) for p in np.split(x, self.m, axis=1)]
 
     def _fit(self, x: np.ndarray) -> None:
-        if len(x) < 2**self.bits:
-            raise InvalidArgumentError(f"{len(x)} training rows for {2**self.bits} centroids a part; give at least as many")
-        self._codebooks = np.stack(
-            [kmeans(part, 2**self.bits, seed=self.seed + i, iterations=self.iterations) for i, part in enumerate(self._parts(x))]
-        )
+        made = codebooks(x, self.m, 2**self.bits, seed=self.seed, iterations=self.iterations)
+        self._codebooks = np.ascontiguousarray(made.transpose(0, 2, 1))
 
     def _nearest(self, x: np.ndarray) -> np.ndarray:
         run: Any = kernels.choose()
-        return np.stack([run.assign(part, book)[0] for part, book in zip(self._parts(x), self._codebooks, strict=True)], 1)
+        made: np.ndarray = run.pq_encode(np.ascontiguousarray(x, np.float32), np.ascontiguousarray(self._codebooks.transpose(0, 2, 1)))
+        return made
 
     def _encode(self, x: np.ndarray) -> np.ndarray:
         return pack_bits(self._nearest(x), self.bits)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidArgumentError
-from ..kernels import Kernels, numpy_codes
+from ..kernels import Kernels
 from ..kernels.contract import COSINE, HAMMING, IP, KERNELS, L1, L2
+from . import kernels_codes
 
 Args = tuple[Any, ...]
 SHAPES = [(1, 1, 1), (1, 5, 3), (3, 4, 16), (2, 7, 17), (5, 9, 31), (4, 3, 64), (9, 33, 100), (6, 50, 384), (2, 3, 769)]
@@ -206,107 +206,6 @@ def _graph_search(rng: np.random.Generator) -> Iterator[Args]:
             yield queries, points, scale, metric, links, upper, upper_at, state, 5, 30, mask
 
 
-def _codes(rng: np.random.Generator, metric: int, n: int, d: int) -> list[Any]:
-    codes = np.full((n, -(-d // 64) * 64), 128, np.uint8)
-    codes[:, :d] = rng.integers(100, 156, (n, d)) if metric != HAMMING else rng.integers(127, 129, (n, d))
-    values = codes.astype(np.int32) - 128
-    return [codes, np.stack([(values**2).sum(1), values.sum(1)], 1).astype(np.int32), metric]
-
-
-def _links(rng: np.random.Generator, n: int, width: int, most: int) -> np.ndarray:
-    links = np.full((n, width), 0xFFFFFFFF, np.uint32)
-    for i in range(n):
-        near = rng.permutation(n)[: rng.integers(0, most + 1)]
-        links[i, : len(near)] = near[near != i][:width].tolist() + [0xFFFFFFFF] * max(0, len(near) - (near != i).sum())
-    return links
-
-
-def _code_link(rng: np.random.Generator) -> Iterator[Args]:
-    for metric in range(5):
-        for n, d in ((2, 3), (40, 64), (150, 70)):
-            have = n if metric % 2 else n - n // 4
-            links = _links(rng, n, 9, min(9, n - 1))
-            links[have:] = 0xFFFFFFFF
-            links[links >= have] = 0xFFFFFFFF
-            links = np.sort(links, axis=1)
-            nodes, starts = np.arange(0 if have == n else have, n), np.unique(rng.integers(0, have, 5)).astype(np.uint32)
-            made = _codes(rng, metric, n, d)
-            yield *made, links, nodes, starts, None, 12, 6, 310
-            rows = np.sort(rng.permutation(have)[: have // 2 + 1]).astype(np.uint32)
-            top = (made[0][rows], made[1][rows], _links(rng, len(rows), 5, min(5, len(rows) - 1)), rows)
-            yield *made, links, nodes, starts[:0], top, 12, 6, 310
-
-
-def _code_reverse(rng: np.random.Generator) -> Iterator[Args]:
-    for metric in range(5):
-        for part, parts in ((0, 1), (0, 2), (1, 2)):
-            yield *_codes(rng, metric, 90, 40), _links(rng, 90, 7, 7), _links(rng, 90, 5, 5)[60:], rng.permutation(90)[:30], 256, part, parts
-
-
-def _code_shrink(rng: np.random.Generator) -> Iterator[Args]:
-    for metric in range(5):
-        yield *(a[:70] if isinstance(a, np.ndarray) else a for a in _codes(rng, metric, 90, 40)), _links(rng, 90, 12, 12), 10, 60, 6, 310
-
-
-def _nets(rng: np.random.Generator) -> Iterator[tuple[Args, np.ndarray]]:
-    """(arguments of `code_net`, queries): whole numbers, so that estimates and distances are the same in every backend."""
-    for metric, bits in ((0, 8), (0, 4), (1, 8), (1, 4), (2, 8), (2, 4), (3, 8), (4, 8)):
-        for n, d in ((3, 5), (200, 40), (120, 150)):
-            values = rng.integers(0, 16, (n, d)) if bits == 4 else rng.integers(-127, 128, (n, d))
-            if metric == HAMMING:
-                values = values & 1
-            points = (2 * values - 15 if bits == 4 else values).astype(np.float32)
-            width = 128 if bits == 4 else 64
-            codes: Any = np.zeros((n, -(-d // width) * width), np.uint8) if bits == 4 else np.full((n, -(-d // width) * width), 128, np.uint8)
-            codes[:, :d] = values if bits == 4 else values + 128
-            if bits == 4:
-                lines = codes.reshape(n, -1, 2, 64)
-                codes = (lines[:, :, 0] | lines[:, :, 1] << 4).reshape(n, -1)
-            norms = (points**2).sum(1)
-            scale = (1 / np.sqrt(np.maximum(norms, 1))).astype(np.float32) if metric == COSINE else np.ones(n, np.float32)
-            squares = {0: norms, 2: np.zeros(n)}.get(metric, np.empty(0)).astype(np.float32)
-            factors = np.ones(n if bits == 4 else 0, np.float32)
-            if metric == COSINE and bits == 4:
-                factors = scale.copy()
-            queries = np.concatenate([points[:2], np.where(np.arange(d) % 3 == 0, 127.0, -1.0)[None]]).astype(np.float32)
-            links = _links(rng, n, 8, min(8, n - 1))
-            yield (points, scale, metric, np.zeros(d, np.float32), 1.0, codes, squares, factors, bits, links, None, None), queries
-
-
-def _code_net(rng: np.random.Generator) -> Iterator[Args]:
-    for args, _ in _nets(rng):
-        yield args
-
-
-def _code_search(rng: np.random.Generator) -> Iterator[Args]:
-    for args, queries in _nets(rng):
-        n = len(args[0])
-        for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
-            yield args, queries, 3, 12, 7, mask
-
-
-def _code_one(rng: np.random.Generator) -> Iterator[Args]:
-    for args, queries in _nets(rng):
-        for query in (queries[0], queries[-1], queries[0].astype(np.float64), np.full_like(queries[0], np.nan), queries[0][:-1]):
-            yield args, query, 3, 12, 7
-
-
-def _code_scan(rng: np.random.Generator) -> Iterator[Args]:
-    for args, queries in _nets(rng):
-        n = len(args[0])
-        for mask in (None, (rng.random(n) < 0.4).astype(np.uint8), np.zeros(n, np.uint8)):
-            yield args, queries, 3, 7, mask
-
-
-def _code_ranges(rng: np.random.Generator) -> Iterator[Args]:
-    for args, queries in _nets(rng):
-        n = len(args[0])
-        cuts = np.sort(rng.integers(0, n + 1, (len(queries), 6)), axis=1).reshape(len(queries), 3, 2)
-        for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
-            yield args, queries, rng.permutation(n), cuts, 3, 7, mask
-            yield args, queries, np.arange(n), cuts[:, :0], 3, 3, mask
-
-
 def _sparse_topk(rng: np.random.Generator) -> Iterator[Args]:
     for n, lists in ((1, 1), (40, 6), (3000, 30)):
         sizes = np.minimum(rng.geometric(0.3 if n < 100 else 0.004, lists), n)
@@ -331,9 +230,9 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
-    "code_link": _code_link, "code_net": _code_net, "code_one": _code_one, "code_ranges": _code_ranges, "code_reverse": _code_reverse, "code_scan": _code_scan,
-    "sparse_topk": _sparse_topk, "code_search": _code_search, "code_shrink": _code_shrink,
-    "crc32c_chunks": _crc32c_chunks, "graph_insert": _graph_insert, "graph_search": _graph_search,
+    
+    "sparse_topk": _sparse_topk,
+    "crc32c_chunks": _crc32c_chunks, **kernels_codes.ARGUMENTS, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 
 
@@ -342,7 +241,10 @@ def check(name: str, kernels: Kernels, seed: int = 0) -> None:
     run = getattr(kernels, name)
     special = CHECKS.get(name)
     if name in ("code_net", "code_one", "code_ranges", "code_scan", "code_search"):
-        check_code_queries(name, kernels, seed)
+        kernels_codes.check_code_queries(name, kernels, seed)
+        return
+    if name in ("pq_net", "pq_ranges"):
+        kernels_codes.check_product_queries(name, kernels, seed)
         return
     for args in ARGUMENTS[name](np.random.default_rng(seed)):
         mine, reference = copy.deepcopy(args), copy.deepcopy(args)
@@ -351,43 +253,6 @@ def check(name: str, kernels: Kernels, seed: int = 0) -> None:
             special(got, *reference)
         else:
             _equal((got, *mine), (KERNELS[name].define(*reference), *reference), name)
-
-
-def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
-    """Nets are a backend's own; answers are compared by distance, since equal estimates of float32 may part in the last place."""
-    reference = numpy_codes.Net
-    for args in ARGUMENTS[name](np.random.default_rng(seed)):
-        if name == "code_net":
-            kernels.code_net(*args)
-            for bad in ((0, args[0][:-1]), (3, args[3][:-1]), (5, args[5][:, 1:]), (6, np.ones(1, np.float32)), (8, 5)):
-                try:
-                    kernels.code_net(*args[: bad[0]], bad[1], *args[bad[0] + 1 :])
-                except (InvalidArgumentError, ValueError):
-                    continue
-                raise AssertionError(f"code_net took a wrong argument {bad[0]}")
-            continue
-        net, rest = args[0], args[1:]
-        for rows in (None, np.arange(0, len(net[0]), 2, dtype=np.uint32)):
-            made = [make(*_over(net, rows)) for make in (reference, kernels.code_net)] if rows is not None else [None, None]
-            nets = [make(*net[:-2], top, rows) for make, top in zip((reference, kernels.code_net), made, strict=True)]
-            _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, rest)
-
-
-def _over(net: Args, rows: np.ndarray) -> Args:
-    """The net of some rows, each linked to the next few."""
-    points, scale, metric, mean, step, codes, squares, factors, bits = net[:9]
-    links = (np.arange(len(rows))[:, None] + np.arange(1, 4)) % len(rows)
-    cut = [a[rows] if len(a) else a for a in (squares, factors)]
-    return points[rows], scale[rows], metric, mean, step, codes[rows], *cut, bits, links.astype(np.uint32), None, None
-
-
-def _same_answers(name: str, define: Any, run: Any, nets: list[Any], rest: Args) -> None:
-    want, got = define(nets[0], *rest), run(nets[1], *rest)
-    assert (got is None) == (want is None), f"{name}: {got}, wanted {want}"
-    if want is not None:
-        np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-6, err_msg=name)
-        assert got[0].dtype == np.int64 and got[1].dtype == np.float32
-        assert ((got[0] < 0) == (want[0] < 0)).all() and (got[0] == want[0]).mean() > 0.9, f"{name}: {got[0]}, wanted {want[0]}"
 
 
 def _equal(got: Any, want: Any, name: str) -> None:

@@ -37,6 +37,14 @@ typedef struct code_net {
     int metric, bits;
 } code_net;
 
+/* Product codes: ``count`` centroids, 16 or 256, for each of ``m`` parts of ``width`` values, (m, width, count). */
+typedef struct {
+    code_net g; /* points, scale, n, d, metric */
+    const float *books, *bias;
+    const uint8_t *codes;
+    int64_t m, width, count, pairs; /* pairs of parts, an even number: whole lines of two */
+} pq_net;
+
 /* What one query or one inserted row is compared by. */
 typedef struct {
     int8_t *values;          /* centred, padded with zeros to whole lines */
@@ -182,6 +190,7 @@ static inline int64_t code_join(graph_entry *pool, int64_t n, graph_entry e)
 #define LANES 4
 #define ISA(name) code_##name##_base
 #include "_codes_body.h"
+#include "_pq_body.h"
 #undef ISA
 #undef LANES
 #undef CODE_ISA
@@ -193,6 +202,7 @@ static inline int64_t code_join(graph_entry *pool, int64_t n, graph_entry e)
 #define LANES 8
 #define ISA(name) code_##name##_avx2
 #include "_codes_body.h"
+#include "_pq_body.h"
 #undef ISA
 #undef LANES
 #undef CODE_ISA
@@ -203,6 +213,7 @@ static inline int64_t code_join(graph_entry *pool, int64_t n, graph_entry e)
 #define LANES 16
 #define ISA(name) code_##name##_avx512
 #include "_codes_body.h"
+#include "_pq_body.h"
 #undef ISA
 #undef LANES
 #undef CODE_ISA
@@ -220,13 +231,19 @@ typedef struct {
                     float *);
     int64_t (*ranges)(const code_net *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                       const uint8_t *, code_scratch *, int64_t *, float *);
+    void (*pq_encode)(const float *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, uint8_t *);
+    int64_t (*pq_ranges)(const pq_net *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t, int64_t, const uint8_t *,
+                         code_scratch *, int64_t *, float *);
 } code_table;
 
 static const code_table code_tables[] = {
-    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base, code_ranges_base},
+    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base, code_ranges_base,
+     code_pq_encode_base, code_pq_ranges_base},
 #if defined(__x86_64__) && defined(__GNUC__)
-    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2, code_ranges_avx2},
-    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512, code_ranges_avx512},
+    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2, code_ranges_avx2,
+     code_pq_encode_avx2, code_pq_ranges_avx2},
+    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512, code_ranges_avx512,
+     code_pq_encode_avx512, code_pq_ranges_avx512},
 #endif
 };
 

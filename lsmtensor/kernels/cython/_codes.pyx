@@ -26,6 +26,12 @@ cdef extern from "_codes.h" nogil:
     ctypedef struct code_scratch:
         uint64_t *seen
         int64_t distances
+    ctypedef struct pq_net_t "pq_net":
+        net_t g
+        const float *books
+        const float *bias
+        const uint8_t *codes
+        int64_t m, width, count, pairs
     ctypedef struct code_table:
         const char *name
         void (*link)(const net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *,
@@ -38,6 +44,9 @@ cdef extern from "_codes.h" nogil:
                         float *) noexcept nogil
         int64_t (*ranges)(const net_t *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                           const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
+        void (*pq_encode)(const float *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, uint8_t *) noexcept nogil
+        int64_t (*pq_ranges)(const pq_net_t *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
+                             const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
     const code_table *code_chosen
     int code_choose(const char *)
     int code_reserve(code_scratch *, int64_t, int64_t, int64_t, int64_t)
@@ -314,6 +323,80 @@ def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1
             if count:
                 hits = code_chosen.ranges(&net.g, &queries[i, 0], net.mean, net.step, &order[0], &ranges[i, 0, 0], count, k, depth, allowed,
                                           &scratch.s, &ids[i, 0], &far[i, 0])
+            for j in range(hits, k):
+                ids[i, j] = -1
+                far[i, j] = INFINITY
+    put_back(scratch)
+    return id_array, far_array
+
+
+def pq_encode(const float[:, ::1] x, const float[:, :, ::1] books):
+    cdef int64_t n = x.shape[0]
+    made = np.empty((n, books.shape[0]), np.uint8)
+    if books.shape[2] not in (16, 256) or books.shape[0] * books.shape[1] < x.shape[1] or books.shape[0] == 0:
+        raise InvalidArgumentError(f"{x.shape[1]} dimensions by {books.shape[0]} parts of {books.shape[1]} with {books.shape[2]} centroids")
+    if n == 0:
+        return made
+    cdef uint8_t[:, ::1] out = made
+    cdef const float[:, ::1] halves = np.einsum("msc,msc->mc", books, books) / np.float32(2)
+    with nogil:
+        code_chosen.pq_encode(&x[0, 0], n, x.shape[1], &books[0, 0, 0], &halves[0, 0], books.shape[0], books.shape[1], books.shape[2], &out[0, 0])
+    return made
+
+
+cdef class ProductNet:
+    """Product codes, checked once, as the loops take them."""
+
+    cdef pq_net_t p
+    cdef object kept
+
+    def __init__(self, const float[:, ::1] points, const float[::1] scale, int metric, const float[:, :, ::1] books, codes, const float[::1] bias):
+        cdef pq_net_t *p = &self.p
+        cdef const uint8_t[::1] flat = codes.reshape(-1)
+        p.g.n, p.g.d, p.g.metric = points.shape[0], points.shape[1], metric
+        p.m, p.width, p.count = books.shape[0], books.shape[1], books.shape[2]
+        p.pairs = (p.m + 3) // 4 * 2
+        blocks = (p.g.n + 31) // 32
+        wanted = (blocks, p.pairs, 32) if p.count == 16 else (32 * blocks, p.m)
+        if p.g.n == 0 or p.m == 0 or p.count not in (16, 256) or p.m * p.width < p.g.d or codes.shape != wanted:
+            raise InvalidArgumentError(f"codes {codes.shape} of {points.shape[0]} x {points.shape[1]} by {p.m} parts with {p.count} centroids; wanted {wanted}")
+        if scale.shape[0] != p.g.n or bias.shape[0] != 32 * blocks or not 0 <= metric <= 4 or p.m > 4096:
+            raise InvalidArgumentError(f"{scale.shape[0]} scales and {bias.shape[0]} biases for {p.g.n} rows, {p.m} parts; biases fill whole blocks of 32")
+        p.g.points, p.g.scale, p.books, p.bias, p.codes = &points[0, 0], &scale[0], &books[0, 0, 0], &bias[0], &flat[0]
+        self.kept = (points, scale, books, codes, bias)
+
+
+def pq_net(points, scale, metric, books, codes, bias):
+    return ProductNet(points, scale, metric, books, codes, bias)
+
+
+def pq_ranges(ProductNet net not None, const float[:, ::1] queries, const float[:, ::1] base, const int64_t[::1] order, const int64_t[:, :, ::1] ranges,
+              int64_t k, int64_t depth, const uint8_t[::1] mask):
+    cdef int64_t q = queries.shape[0], i, j, hits, count = ranges.shape[1]
+    cdef const uint8_t *allowed = NULL
+    cdef pq_net_t *p = &net.p
+    if k < 0 or depth < k or ranges.shape[0] != q or ranges.shape[2] != 2 or base.shape[0] != q or base.shape[1] != count:
+        raise InvalidArgumentError(f"k {k}, depth {depth}, {ranges.shape[0]} x {count} ranges for {q} queries; give k <= depth, a pair and a base for each")
+    if queries.shape[1] != p.g.d or order.shape[0] != p.g.n or (mask is not None and mask.shape[0] != p.g.n):
+        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {p.g.d}; an order and a mask have one entry a row")
+    for i in range(q):
+        for j in range(count):
+            if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= p.g.n:
+                raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {p.g.n} places")
+    id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
+    if q == 0 or k == 0:
+        return id_array, far_array
+    if mask is not None:
+        allowed = &mask[0]
+    cdef int64_t[:, ::1] ids = id_array
+    cdef float[:, ::1] far = far_array
+    cdef Scratch scratch = take(0, depth + 1, k + 1, 2 * p.m * (p.count + 1) + 32 * p.pairs + 64)
+    with nogil:
+        for i in range(q):
+            hits = 0
+            if count:
+                hits = code_chosen.pq_ranges(p, &queries[i, 0], &base[i, 0], &order[0], &ranges[i, 0, 0], count, k, depth, allowed, &scratch.s,
+                                             &ids[i, 0], &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
                 far[i, j] = INFINITY
