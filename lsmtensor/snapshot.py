@@ -56,7 +56,7 @@ class HeadStore:
         return self._tree.system_table(name, SYSTEM[name].to_dict())
 
     def fresh_id(self) -> int:
-        return self._tree.next_file()
+        return self._tree.now()  # not a file number: those of a log's last commits are given again after a crash
 
     def commit(self, prepare: Callable[[Head], list[Write]]) -> int:
         return self._tree.commit(prepare)

@@ -126,7 +126,7 @@ class Transaction:
         return number
 
     def fresh_id(self) -> int:
-        return self._tree.next_file()
+        return self._tree.now()
 
     def view(self, table_id: int) -> View:
         self._check()

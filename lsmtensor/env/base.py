@@ -89,8 +89,12 @@ class Env(Protocol):
         """A new file; one that exists is refused."""
         ...
 
-    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int) -> WritableFile:
-        """An existing file, first cut to ``truncate_at`` bytes."""
+    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int, again_from: int | None = None) -> WritableFile:
+        """An existing file, first cut to ``truncate_at`` bytes.
+
+        The bytes from ``again_from`` up to there are written again in their place: after a sync that failed, the system may
+        show bytes as clean that never reached the disk, and only a write makes the next sync carry them there.
+        """
         ...
 
     def open(self, path: str, *, kind: str) -> ReadableFile: ...

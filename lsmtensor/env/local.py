@@ -280,13 +280,16 @@ class LocalEnv:
         with _said("creating", path):
             return LocalFile(os.open(path, flags, 0o644), path, 0, self.metrics, counter)
 
-    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int) -> WritableFile:
+    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int, again_from: int | None = None) -> WritableFile:
         with _said("opening", path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if (size := os.fstat(fd).st_size) < truncate_at:
                     raise CorruptionError(f"the file ends here, {truncate_at} bytes are wanted", path, size)
                 os.ftruncate(fd, truncate_at)
+                at = truncate_at if again_from is None else again_from
+                while at < truncate_at:
+                    at += os.pwrite(fd, os.pread(fd, min(truncate_at - at, 4 << 20), at), at)
             except BaseException:
                 os.close(fd)
                 raise

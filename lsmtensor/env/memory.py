@@ -33,10 +33,11 @@ class _File:
 
     def sync(self) -> None:
         safe = bytearray(self.safe)
-        for offset, written in self.log[self.lost :]:
+        lost, later = self.log[: self.lost], self.log[self.lost :]
+        for offset, written in later:
             _apply(safe, offset, written)
-        self.safe = bytes(safe)
-        del self.log[self.lost :]
+            lost = [part for entry in lost for part in _outside(entry, offset, written)]
+        self.safe, self.log, self.lost = bytes(safe), lost, len(lost)
 
     def remains(self, luck: random.Random, keep: float) -> bytes:
         """The bytes after a power loss: each unsynced write is kept, dropped or torn, in any combination."""
@@ -49,6 +50,18 @@ class _File:
                 torn = bool(written) and luck.random() >= keep
                 _apply(data, offset, written[: luck.randrange(len(written) + 1)] if torn and written else written)
         return bytes(data)
+
+
+def _outside(lost: tuple[int, bytes | None], offset: int, written: bytes | None) -> list[tuple[int, bytes | None]]:
+    """What of a lost write a later one that reached the disk leaves in doubt."""
+    start, data = lost
+    if data is None:
+        return [lost]
+    parts = [(start, data[: max(0, offset - start)])]
+    if written is not None:
+        end = offset + len(written)
+        parts.append((max(start, end), data[max(0, end - start) :]))
+    return [part for part in parts if part[1]]
 
 
 def _apply(data: bytearray, offset: int, written: bytes | None) -> None:
@@ -159,7 +172,7 @@ class MemoryEnv:
             self._change({path: file})
         return _Writer(self, path, file, f"{kind}.{cause}")
 
-    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int) -> WritableFile:
+    def append_to(self, path: str, *, kind: str, cause: str, truncate_at: int, again_from: int | None = None) -> WritableFile:
         self.before("truncate", path, 0)
         with self.guard:
             file = self._get(path)
@@ -168,6 +181,10 @@ class MemoryEnv:
             if truncate_at < len(file.data):
                 del file.data[truncate_at:]
                 file.log.append((truncate_at, None))
+        if again_from is not None and again_from < truncate_at:
+            self.before("write", path, truncate_at - again_from)
+            with self.guard:
+                file.log.append((again_from, bytes(file.data[again_from:])))
         return _Writer(self, path, file, f"{kind}.{cause}")
 
     def _get(self, path: str) -> _File:

@@ -71,7 +71,7 @@ def backups(env: Env, folder: str) -> list[dict[str, Any]]:
     """The body of `lsmtensor.backups`: number, version, time_ns of each finished backup, oldest first."""
     made = []
     for number in numbers(env, folder):
-        _, layout, _, _ = Manifest.read(env, f"{folder}/{number:06d}")
+        layout = Manifest.read(env, f"{folder}/{number:06d}")[1].layout
         made.append({"number": number, "version": layout.version, "time_ns": layout.time_ns})
     return made
 
@@ -96,7 +96,7 @@ def _free_unfinished(env: Env, folder: str, whole: list[int]) -> None:
 
 def _files_of(env: Env, path: str) -> dict[str, tuple[str, int]]:
     """File name to (root, size) of its table file, for table files and the index segments over them."""
-    _, layout, _, _ = Manifest.read(env, path)
+    layout = Manifest.read(env, path)[1].layout
     refs = [f for t in layout.tables.values() for r in t.runs for f in r.files]
     found = {file_path("", "table", f.number).rsplit("/", 1)[-1]: (f.root, f.size) for f in refs}
     return found | {s.file: (f.root, f.size) for f in refs for s in f.segments}

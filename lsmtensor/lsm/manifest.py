@@ -116,22 +116,22 @@ class Manifest:
     @classmethod
     def open(cls, env: Env, path: str, *, read_only: bool) -> Manifest:
         """Read ``CURRENT`` and replay its manifest; O(manifest)."""
-        number, layout, end, links = cls.read(env, path)
+        number, last = cls.read(env, path)
         name = file_path(path, "manifest", number)
         file = None
         if not read_only:
-            file = env.append_to(name, kind="manifest", cause="layout", truncate_at=end)
-            # what was read must not be lost later while newer edits survive
+            # what was read must not be lost later while newer edits survive; the last frame's sync may have failed
+            file = env.append_to(name, kind="manifest", cause="layout", truncate_at=last.end, again_from=last.offset)
             file.sync()
             for other in env.listdir(path):
                 parsed = parse_file_name(other)
                 if parsed is not None and parsed[0] == "manifest" and parsed[1] != number:
                     env.unlink(f"{path}/{other}")
-        return cls(env, path, number, layout, file, links)
+        return cls(env, path, number, last.layout, file, last.links)
 
     @staticmethod
-    def read(env: Env, path: str) -> tuple[int, Layout, int, tuple[str, str]]:
-        """(manifest number, layout, end of the last good frame, links), changing nothing."""
+    def read(env: Env, path: str) -> tuple[int, Edit]:
+        """(manifest number, its last good frame), changing nothing."""
         current = f"{path}/CURRENT"
         reader = env.open(current, kind="current")
         text = reader.pread(0, min(reader.size, 64)).decode("ascii", "replace").strip()
@@ -143,8 +143,7 @@ class Manifest:
         if not env.exists(name):
             raise CorruptionError("the manifest that CURRENT names is missing", name, 0)
         whole = env.open(name, kind="manifest")
-        layout, end, links = replay(whole.pread(0, whole.size), number, name)
-        return number, layout, end, links
+        return number, replay(whole.pread(0, whole.size), number, name)
 
     def append(
         self, ops: list[dict[str, Any]], *, version: int, time_ns: int, next_file: int, times: Sequence[tuple[int, int]] = ()
@@ -227,8 +226,8 @@ def edits(data: bytes, number: int, name: str) -> Iterator[Edit]:
         at = end
 
 
-def replay(data: bytes, number: int, name: str) -> tuple[Layout, int, tuple[str, str]]:
-    """(layout, end of the last good frame, (root before, hash of the last edit))."""
+def replay(data: bytes, number: int, name: str) -> Edit:
+    """The last good frame. `CorruptionError` where a good one stands behind damage."""
     last = deque(edits(data, number, name), maxlen=1)
     if not last:
         raise CorruptionError("the manifest holds no whole layout", name, 0)
@@ -237,7 +236,7 @@ def replay(data: bytes, number: int, name: str) -> tuple[Layout, int, tuple[str,
     for later in range(end + 1, len(data) - _FRAME.size):
         if _read_frame(data, later, number) is not None:
             raise CorruptionError("a layout record is damaged, and good ones follow it", name, end)
-    return last[0].layout, end, last[0].links
+    return last[0]
 
 
 def _read_frame(data: bytes, at: int, number: int) -> tuple[dict[str, Any], int] | None:

@@ -116,5 +116,5 @@ def check_version(tree: Tree, version: int, visible: int, oldest: int, tags: dic
         raise InvalidArgumentError(f"version={version!r}; give a number from {oldest} to {visible}")
     if version > visible:
         raise InvalidArgumentError(f"version {version} is in the future; the newest is {visible}")
-    if version < oldest and version not in tags.values() and version not in tree.pinned():
+    if version < oldest and version not in tags.values() and all(version != s.version for s in tree.holders()):
         raise VersionExpiredError(f"version {version} has expired; the oldest that can be read is {oldest}")

@@ -54,5 +54,5 @@ def oldest_needed(tree: Tree, table: TableVersion) -> tuple[int, list[int]]:
     """(oldest version of the retention, single older versions that tags and open snapshots hold)."""
     state, visible = tree.head()
     oldest = oldest_version(tree, table.state.options.get("history", DEFAULT), visible)
-    held = {*state.layout.tags.values(), *tree.pinned()}
+    held = {*state.layout.tags.values(), *(s.version for s in tree.holders())}
     return oldest, sorted(v for v in held if v < oldest)

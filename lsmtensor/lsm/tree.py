@@ -155,7 +155,7 @@ class Tree:
             if not writes:
                 return self.logged, None
             version = self.logged + 1
-            now = self._now()
+            now = self.now()
             bulk, small = self._by_size(writes)
             if bulk:
                 ticket = self._commit_direct(bulk, small, version, now)
@@ -239,9 +239,11 @@ class Tree:
             self._visible = max(self._visible, version)
             self._publish.notify_all()
 
-    def _now(self) -> int:
-        self._time = max(self.env.clock.time_ns(), self._time + 1)
-        return self._time
+    def now(self) -> int:
+        """A time that rises with each call, also across restarts: what commits bear, and what ids of arrays are made of."""
+        with self._publish:
+            self._time = max(self.env.clock.time_ns(), self._time + 1)
+            return self._time
 
     def times(self) -> tuple[tuple[int, int], ...]:
         """(version, commit time in ns), rising: what the layout remembers, and every commit since its last edit."""
@@ -396,7 +398,7 @@ class Tree:
     def next_version(self) -> int:
         """Of a commit that is a layout edit; the caller holds the writer lock."""
         self.logged += 1
-        self.note_time(self.logged, self._now())
+        self.note_time(self.logged, self.now())
         return self.logged
 
     def forget(self, files: list[TableFile]) -> None:
@@ -411,9 +413,6 @@ class Tree:
     def holders(self) -> list[Any]:
         """Open snapshots and transactions, oldest version first."""
         return sorted((s for s in list(self._snapshots.values()) if not s.closed), key=lambda s: s.version)
-
-    def pinned(self) -> list[int]:
-        return [s.version for s in self.holders()]
 
     # -- maintenance -----------------------------------------------------------------------------
 

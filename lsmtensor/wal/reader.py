@@ -39,7 +39,8 @@ def read_wal(env: Env, path: str, number: int) -> LogReader:
 
 
 class LogReader:
-    """Iterates over `WalRecord`; after that ``valid_end``, ``sealed`` and ``torn_bytes`` say how the log ended.
+    """Iterates over `WalRecord`; after that ``valid_end``, ``promised`` (what is known to be synced), ``sealed`` and ``torn_bytes``
+    say how the log ended.
 
     Each record says up to which offset the log was synced when it was written. A record that does not
     read ends the log quietly where no record in the file promises it (a torn tail, zeros, space of an
@@ -51,7 +52,7 @@ class LogReader:
         self.path, self.number = path, number
         self._data = env.open(path, kind="wal").map()
         check_header(self._data, number, path)
-        self.valid_end = HEADER_BYTES
+        self.valid_end = self.promised = HEADER_BYTES
         self.sealed = False
         self._last = (0, 0)
 
@@ -66,13 +67,13 @@ class LogReader:
         return len(self._data) - self.valid_end
 
     def __iter__(self) -> Iterator[WalRecord]:
-        data, at, promised = self._data, HEADER_BYTES, HEADER_BYTES
-        self.valid_end, self.sealed, self._last = at, False, (0, 0)
+        data, at = self._data, HEADER_BYTES
+        self.valid_end, self.promised, self.sealed, self._last = at, at, False, (0, 0)
         while True:
             frame = decode_frame(data, at, self.number)
             payload = None if frame is None else payload_of(data, frame)
             if frame is None or payload is None:
-                self._check_end(at, promised)
+                self._check_end(at)
                 return
             if frame.kind not in KINDS:
                 raise CorruptionError(f"a log record of unknown kind {frame.kind}; known: {KINDS}", self.path, at)
@@ -80,13 +81,13 @@ class LogReader:
             if frame.kind == END:
                 self.sealed = True
                 return
-            promised, self._last = max(promised, frame.synced), (frame.version, frame.time_ns)
+            self.promised, self._last = max(self.promised, frame.synced), (frame.version, frame.time_ns)
             yield WalRecord(frame.version, frame.time_ns, frame.kind, payload, at, frame.end)
             at = frame.end
 
-    def _check_end(self, at: int, promised: int) -> None:
+    def _check_end(self, at: int) -> None:
         """Nothing readable is at ``at``: was it promised?"""
-        promised = max([promised, *(frame.synced for frame in self._frames(at + 1))])
+        promised = max([self.promised, *(frame.synced for frame in self._frames(at + 1))])
         if promised > at:
             raise CorruptionError(
                 f"log record is damaged below offset {promised}, up to which the log was synced; "
@@ -111,15 +112,16 @@ class LogReader:
 
 
 def seal_wal(env: Env, path: str, log: LogReader, *, cause: str = "recovery") -> None:
-    """Make what was read final: cut the torn tail, append the end record, sync.
+    """Make what was read final: cut the torn tail, write again what no record promises, append the end record, sync.
 
-    ``log`` was iterated to its end. Without this, a record that was read here but never synced could be
-    lost in the next power loss while newer commits in a newer log survive. A sealed log stays as it is.
+    ``log`` was iterated to its end. Without this, a record that was read here but never synced (or whose sync failed: it is
+    read from memory then) could be lost in the next power loss while newer commits in a newer log survive. A sealed log
+    stays as it is.
     """
     if log.sealed:
         return
     end = log.valid_end
-    with env.append_to(path, kind="wal", cause=cause, truncate_at=end) as file:
+    with env.append_to(path, kind="wal", cause=cause, truncate_at=end, again_from=log.promised) as file:
         file.sync()
         file.writev(encode_record(log.number, end, *log.last, END, end, []))
         file.sync()
