@@ -87,6 +87,10 @@ class VectorIndex(ABC):
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:  # noqa: B027 - likewise
         """The reverse of ``_arrays``; `CorruptionError` for what would lead a search astray."""
 
+    def _stored(self, header: dict[str, Any], arrays: dict[str, np.ndarray], vectors: np.ndarray | None) -> Any:
+        """The rows of an index from a file: an array, or `Rows` of its own."""
+        return arrays.get("vectors", vectors)
+
     def _settings(self) -> dict[str, Any]:
         """Constructor arguments beside dim, metric, kernel and threads."""
         return {}
@@ -187,7 +191,7 @@ class VectorIndex(ABC):
         """Forget removed rows and build again from the rest."""
         if self._dead:
             keep, next_id = self._live(), self._next_id
-            vectors, ids = self._vectors.array[keep], self._all_ids()[keep]
+            vectors, ids = self._vectors.take(keep), self._all_ids()[keep]
             self._empty()
             self._next_id = next_id
             if len(ids):
@@ -198,14 +202,14 @@ class VectorIndex(ABC):
         if other.dim != self.dim or other.metric != self.metric:
             raise InvalidArgumentError(f"merging {other.metric} of {other.dim} dimensions into {self.metric} of {self.dim}; both must agree")
         keep = other._live()
-        self.add(other._vectors.array[keep], other._all_ids()[keep])
+        self.add(other._vectors.take(keep), other._all_ids()[keep])
 
     def reconstruct(self, id: int) -> np.ndarray:  # noqa: A002 - the name that users type
         """The vector of an id, float32 (dim,), a copy. `KeyNotFoundError` where there is none."""
         row = self._row(int(id))
         if row is None:
             raise KeyNotFoundError(f"no vector has id {id}")
-        return self._vectors.array[row].copy()
+        return self._vectors.take(np.array([row]))[0]
 
     def __len__(self) -> int:
         return len(self._vectors) - self._dead
@@ -332,7 +336,8 @@ class VectorIndex(ABC):
             raise InvalidArgumentError("a segment without its vectors needs ids 0..n-1 and no removed rows; give include_vectors=True")
         arrays = dict(self._arrays())
         if include_vectors:
-            arrays["vectors"] = self._vectors.array
+            if "pages" not in arrays:  # which hold them
+                arrays["vectors"] = self._vectors.array
             if self._ids is not None:
                 arrays["ids"] = self._ids.array
             if self._alive is not None:
@@ -354,11 +359,11 @@ class VectorIndex(ABC):
         if header["version"] > cls.version:
             raise FormatVersionError(f"this {cls.name} index has format {header['version']}; this lsmtensor reads up to {cls.version}: upgrade it")
         made = cls(dim=header["dim"], metric=header["metric"], kernel=kernel, threads=threads, **header["settings"])
-        own, rows = arrays.get("vectors", vectors), int(header["rows"])
+        own, rows = made._stored(header, arrays, vectors), int(header["rows"])
         parts = [len(arrays[n]) for n in ("ids", "alive") if n in arrays]
         if own is None or own.shape != (rows, made.dim) or any(n != rows for n in parts):
             raise InvalidArgumentError(f"an index of {rows} rows of {made.dim} over vectors of shape {None if own is None else own.shape}, {parts}")
-        made._vectors = Rows(np.ascontiguousarray(own, np.float32))
+        made._vectors = own if isinstance(own, Rows) else Rows(np.ascontiguousarray(own, np.float32))
         made._ids = Rows(np.asarray(arrays["ids"], np.int64)) if "ids" in arrays else None
         if "alive" in arrays:
             made._alive = Rows(np.array(arrays["alive"] != 0, np.uint8))

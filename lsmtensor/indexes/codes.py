@@ -193,17 +193,23 @@ class CodedRows:
             coded = [taken(a, order) for a in coded]
         top = None
         if above is not None:
-            rows = above[0]
-            top = self._made([taken(a, rows) for a in (vectors, self.scale.array, *coded)], above[1], None, None)
+            top = self.over(taken(vectors, above[0]), *above)
         return self._made([vectors, self.scale.array, *coded], none if links is None else links, top, None if above is None else above[0])
+
+    def over(self, vectors: np.ndarray, rows: np.ndarray, links: np.ndarray) -> Any:
+        """The net of some rows alone, whose vectors are given, with links among them."""
+        return self._made([vectors, *(taken(part.array, rows) for part in (self.scale, self.codes, self.squares, self.factors))], links, None, None)
 
     def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None) -> Any:
         assert self.grid is not None
         vectors, scale, *coded = arrays
         return self._kernels.code_net(vectors, scale, self.metric, self.grid.mean, self.grid.step, *coded, self.bits, links, top, rows)
 
+    def parts(self) -> tuple[Rows, ...]:
+        return self.codes, self.scale, self.squares, self.factors
+
     def cut(self, n: int) -> None:
-        for part in (self.codes, self.scale, self.squares, self.factors):
+        for part in self.parts():
             part.cut(n)
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
     "LSMTIDX\\x01" | u32 format | u32 header length | u32 header CRC | u32 CRC of these 20 bytes | header | arrays
 
-The header lists the arrays: name, dtype, shape, offset, CRC. Every byte between them is zero.
+The header lists the arrays: name, dtype, shape, offset, CRC. Every byte between them is zero. An array named ``pages``, uint8 (n, 4096), begins
+with a page of the file, and its rows carry sums of their own (`paged`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import numpy as np
 
 from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError
+from .paged import PAGE, check
 
+# the name of an array that is pages
+PAGES = "pages"
 MAGIC = b"LSMTIDX\x01"
 FORMAT = 1
 _HEAD = struct.Struct("<8sIIII")
@@ -26,24 +30,33 @@ DTYPES = ("|u1", "|i1", "<u2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4")
 
 def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
     """The file as buffers; arrays are not copied when C-contiguous."""
-    listed, buffers, at = [], [], 0
+    listed: list[dict[str, Any]] = []
+    buffers: list[Any] = []
+    at = 0
     for name, array in arrays.items():
         whole = np.ascontiguousarray(array)
         if whole.dtype.str not in DTYPES:
             raise InvalidArgumentError(f"array {name!r} of dtype {whole.dtype} in an index file; give one of {', '.join(DTYPES)}")
+        paged = name == PAGES
+        if paged and at % PAGE:
+            buffers.append(bytes(-at % PAGE))
+            at += -at % PAGE
         flat = memoryview(whole.reshape(-1).view(np.uint8).data) if whole.size else memoryview(b"")
-        listed.append({"name": name, "dtype": whole.dtype.str, "shape": list(whole.shape), "offset": at, "crc": crc32c(flat)})
+        listed.append({"name": name, "dtype": whole.dtype.str, "shape": list(whole.shape), "offset": at, "crc": None if paged else crc32c(flat)})
         pad = -len(flat) % 64
         buffers += [flat, bytes(pad)]
         at += len(flat) + pad
     text = json.dumps({"header": header, "arrays": listed, "bytes": at}, separators=(",", ":")).encode()
-    text += b" " * (-(_HEAD.size + len(text)) % 64)
+    text += b" " * (-(_HEAD.size + len(text)) % (PAGE if PAGES in arrays else 64))
     head = _HEAD.pack(MAGIC, FORMAT, len(text), crc32c(text), 0)[:-4]
     return [head + struct.pack("<I", crc32c(head)), text, *buffers]
 
 
-def unpack(data: Any, *, where: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(header, arrays as views), every byte checked. O(bytes). `CorruptionError` names the place."""
+def unpack(data: Any, *, where: str = "", whole: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(header, arrays as views), every byte checked. O(bytes). `CorruptionError` names the place.
+
+    ``whole=False`` leaves pages to who reads them, each with its own sum.
+    """
     view = memoryview(data)
     if len(view) < _HEAD.size:
         raise CorruptionError("the file is shorter than an index header", where, 0)
@@ -69,7 +82,12 @@ def unpack(data: Any, *, where: str = "") -> tuple[dict[str, Any], dict[str, np.
             if start < end or start + size > len(view) or any(view[end:start]):
                 raise CorruptionError(f"array {entry['name']!r} lies outside the file", where, start)
             raw = view[start : start + size]
-            if crc32c(raw) != entry["crc"]:
+            if entry["name"] == PAGES:
+                if shape[1:] != [PAGE] or entry["dtype"] != "|u1" or start % PAGE:
+                    raise CorruptionError(f"pages of {entry['dtype']} {shape}", where, start)
+                if whole:
+                    check(np.frombuffer(raw, np.uint8).reshape(shape), range(shape[0]), where)
+            elif crc32c(raw) != entry["crc"]:
                 raise CorruptionError(f"array {entry['name']!r} is damaged", where, start)
             arrays[entry["name"]] = np.frombuffer(raw, entry["dtype"]).reshape(shape)
             end = start + size

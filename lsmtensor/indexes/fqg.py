@@ -27,6 +27,8 @@ NONE = 0xFFFFFFFF
 LEAST = 256
 # a batch is at most this share of the rows that are linked, and this many
 SHARE, BATCH = 16, 2048
+# rows whose codes are made again at a time
+BLOCK = 65536
 # over this share of rows that stick out of the grid it is learned again
 DRIFT = 0.05
 # every so many rows one is in the graph above, once there are so many
@@ -61,7 +63,7 @@ class FQG(VectorIndex):
         }  # fmt: skip
         for name, (value, low, high) in limits.items():
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidArgumentError(f"fqg: {name}={value!r}; give a whole number from {low} to {high}")
+                raise InvalidArgumentError(f"{self.name}: {name}={value!r}; give a whole number from {low} to {high}")
         self.degree, self.ef_construction, self.passes, self.quant = degree, ef_construction, passes, quant
         self.ef, self.rerank, self.seed = ef, rerank, seed
         super().__init__(dim, metric, kernel, threads)
@@ -105,13 +107,13 @@ class FQG(VectorIndex):
 
     def _insert(self, start: int, stop: int) -> None:
         if stop >= 2**31:
-            raise InvalidArgumentError(f"{stop} rows in one fqg; give fewer than 2**31")
+            raise InvalidArgumentError(f"{stop} rows in one {self.name}; give fewer than 2**31")
         self._cut(start)
         fresh = self._coded.grid is None
         if fresh:
             if stop < LEAST:
                 return
-            self._coded.learn(self._vectors.array[:stop], self.seed)
+            self._coded.learn(self._vectors.part(0, stop), self.seed)
         start = self._done
         self._encode(start, stop)
         if self._out > DRIFT * stop and not fresh:
@@ -125,21 +127,30 @@ class FQG(VectorIndex):
             self._eight = None
 
     def _encode(self, start: int, stop: int) -> None:
-        coded, vectors = self._coded, self._vectors.array
-        codes, sums, out = coded.append(vectors[start:stop])
+        rows = self._vectors.part(start, stop)
+        codes, sums, out = self._coded.append(rows)
         self._out += out
         if start == 0:
-            coded.settle(vectors[:stop], (codes, sums), self.seed)
-        elif self._eight is None:
-            assert coded.grid is not None
-            self._keep(0, *coded.grid.eight(vectors[:start], coded.scale.array[:start])[:2])
+            self._coded.settle(rows, (codes, sums), self.seed)
+        else:
+            self._to_build_with(start)
         self._keep(start, codes, sums)
+
+    def _to_build_with(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """8-bit codes and sums of the first n rows."""
+        if self._eight is None:
+            assert self._coded.grid is not None
+            for at in range(0, n, BLOCK):
+                end = min(n, at + BLOCK)
+                self._keep(at, *self._coded.grid.eight(self._vectors.part(at, end), self._coded.scale.array[at:end])[:2])
+        assert self._eight is not None
+        return self._eight[0].array, self._eight[1].array
 
     def _keep(self, start: int, codes: np.ndarray, sums: np.ndarray) -> None:
         """8-bit codes of rows from ``start`` on, to build with."""
         assert self._coded.grid is not None
         if self._code == IP:
-            codes, sums = self._coded.grid.lifted(self._vectors.array[start : start + len(codes)], codes, sums)
+            codes, sums = self._coded.grid.lifted(self._vectors.part(start, start + len(codes)), codes, sums)
         if start == 0:
             self._eight = Rows(codes), Rows(sums)
             return
@@ -327,15 +338,22 @@ class FQG(VectorIndex):
         self._coded.restore(arrays, n)
         if not {"links", "out", "top_rows", "top_links"} <= set(arrays):
             raise CorruptionError(f"an fqg index of {n} rows has no graph")
-        links, rows, above, out = (arrays[name] for name in ("links", "top_rows", "top_links", "out"))
+        links, out = arrays["links"], arrays["out"]
         if links.shape != (n, self.degree) or links.dtype != np.uint32 or not ((links < n) | (links == NONE)).all():
             raise CorruptionError(f"the graph of an fqg index of {n} rows is {links.dtype} {links.shape}, or leads beyond them")
+        if out.shape != (1,) or out.dtype != np.int64:
+            raise CorruptionError(f"an fqg index of {n} rows has a count of {out.dtype} {out.shape}")
+        self._top_rows, self._top_links = self._checked_top(arrays, n)
+        self._links, self._done, self._out, self._net, self._short = Rows(links), n, int(out[0]), None, None
+
+    def _checked_top(self, arrays: dict[str, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and links of the graph above; `CorruptionError` for what would lead a walk astray."""
+        rows, above = arrays["top_rows"], arrays["top_links"]
         if rows.dtype != np.uint32 or rows.ndim != 1 or above.dtype != np.uint32 or above.shape != (len(rows), min(TOP_DEGREE, self.degree)):
-            raise CorruptionError(f"the graph above an fqg index has rows {rows.dtype} {rows.shape} and links {above.dtype} {above.shape}")
-        if (rows >= n).any() or not ((above < len(rows)) | (above == NONE)).all() or out.shape != (1,) or out.dtype != np.int64:
-            raise CorruptionError(f"the graph above an fqg index leads beyond its {len(rows)} rows of {n}")
-        self._links, self._top_rows, self._top_links = Rows(links), rows, above
-        self._done, self._out, self._net, self._short = n, int(out[0]), None, None
+            raise CorruptionError(f"the graph above an index has rows {rows.dtype} {rows.shape} and links {above.dtype} {above.shape}")
+        if (rows >= n).any() or not ((above < len(rows)) | (above == NONE)).all():
+            raise CorruptionError(f"the graph above an index leads beyond its {len(rows)} rows of {n}")
+        return rows, above
 
     def stats(self) -> dict[str, Any]:
         links = self._links.array

@@ -44,5 +44,17 @@ class Rows:
         self._room[self._n : n] = rows
         self._n = n
 
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop), a view."""
+        return self.array[start:stop]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows, a copy."""
+        return self.array[rows]
+
+    def kept(self, rows: np.ndarray) -> Rows:
+        """These alone."""
+        return Rows(self.array[rows])
+
     def cut(self, n: int) -> None:
         self._n = min(n, self._n)

@@ -302,6 +302,7 @@ def sparse_topk(
 
 # those over graphs and codes are in a file of their own
 from .contract_codes import (  # noqa: E402 - they are declared after what is here
+    code_estimates,
     code_link,
     code_net,
     code_one,
@@ -318,5 +319,5 @@ from .contract_codes import (  # noqa: E402 - they are declared after what is he
 )
 
 __all__ = [
-    "COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS", "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk", "unbitshuffle", "unshuffle",
+    "COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS", "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk", "unbitshuffle", "unshuffle",
 ]  # fmt: skip

@@ -101,7 +101,8 @@ def code_net(
     largest value and rounded, is v; a row is estimated at square - factor f (v . values), f undoing the query's scale: squares
     float32 (n,) for l2, else (0,); factors float32 (n,) of 4-bit rows, else (0,) and ``step`` for all. l1 and hamming compare 8-bit codes
     with those of the query. links uint32 (n, width), or (0, 0). A walk begins at the four nearest that one
-    8 wide finds in ``top``, the net of a graph over ``rows``, uint32; without it at 32 rows scattered over all.
+    8 wide finds in ``top``, the net of a graph over ``rows``, uint32; without it at 32 rows scattered over all. Without points, (0, d), a
+    net is for `code_estimates` alone.
     """
     from . import numpy_codes
 
@@ -153,6 +154,12 @@ def code_ranges(
     mask are by row. O(places d / 64) a query and depth full distances.
     """
     return net.ranges(queries, order, ranges, k, depth, mask)  # type: ignore[no-any-return]
+
+
+@kernel("quantized", "rounding", _guard_code_search)
+def code_estimates(net: Any, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float32 (q, m): how far queries are by the codes of some rows of each, rows int64 (q, m); inf where a row is -1. O(q m d / 64)."""
+    return net.estimates(queries, rows)  # type: ignore[no-any-return]
 
 
 @kernel("quantized", "rounding")

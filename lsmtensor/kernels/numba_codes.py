@@ -394,6 +394,20 @@ def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors,
         ids[q, :got], far[q, :got] = best_n[:got], best[:got]
 
 
+@_jit
+def _estimates(queries, metric, mean, step, codes, squares, factors, bits, rows, far):  # type: ignore[no-untyped-def]
+    values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
+    for q in range(queries.shape[0]):
+        x, square = queries[q], np.float32(0)
+        for i in range(x.shape[0]):
+            square += x[i] * x[i]
+        inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+        factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
+        for i in range(rows.shape[1]):
+            if rows[q, i] >= 0:
+                far[q, i] = _estimate(codes, squares, factors, bits, metric, own, values, factor, less, rows[q, i])
+
+
 class Net(numpy_codes.Net):
     """The arrays that numpy's holds, walked by compiled loops."""
 
@@ -420,6 +434,13 @@ class Net(numpy_codes.Net):
                     ranges, k, depth, allowed, ids, far)  # fmt: skip
         return ids, far
 
+    def estimates(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if len(rows) != len(queries) or queries.shape[1] != self.d or (rows < -1).any() or (rows >= len(self.codes)).any():
+            return super().estimates(queries, rows)  # says what is wrong
+        far = np.full(rows.shape, np.inf, np.float32)
+        _estimates(queries, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits, rows, far)
+        return far
+
     def _above(self) -> tuple[np.ndarray, ...]:
         if self.top is None or self.rows is None:
             return self.codes[:0], self.squares[:0], self.factors[:0], np.empty((0, 0), np.uint32), np.empty(0, np.int64)
@@ -427,6 +448,7 @@ class Net(numpy_codes.Net):
 
     def _run(self, queries: np.ndarray, starts: np.ndarray, walk: bool, k: int, ef: int, cap: int, depth: int, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
+        self.need_points()
         if queries.shape[1] != self.d:
             return super().scan(queries, k, depth, mask)
         if k and len(queries):

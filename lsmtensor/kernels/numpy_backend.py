@@ -11,6 +11,7 @@ from .contract import (
     block_bloom_test,
     bloom_add,
     bloom_test,
+    code_estimates,
     code_link,
     code_net,
     code_one,
@@ -45,7 +46,7 @@ def isa() -> str:
 
 __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
-    "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
+    "code_estimates", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
     "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "sparse_topk", "topk",
 ]  # fmt: skip

@@ -175,7 +175,7 @@ class Net:
     ) -> None:  # fmt: skip
         n, self.d = len(codes), points.shape[1]
         wanted = (n if metric in (0, 2) else 0, n if bits == 4 else 0)
-        if len(points) < n or len(scale) < n or (links.shape[1] and len(links) < n) or len(mean) != self.d or n == 0 or self.d == 0:
+        if 0 < len(points) < n or len(scale) < n or (links.shape[1] and len(links) < n) or len(mean) != self.d or n == 0 or self.d == 0:
             raise InvalidArgumentError(f"{n} codes of {len(points)} points, {len(scale)} scales, {len(links)} rows of links, a mean of {len(mean)}")
         if (len(squares), len(factors)) != wanted:
             raise InvalidArgumentError(f"{len(squares)} squares, {len(factors)} factors for {n} codes; squares for l2 and cosine, factors for 4 bits")
@@ -246,6 +246,7 @@ class Net:
         if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:
             raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
         cap = ef if mask is None else min(len(self.codes), 32 * ef)
+        self.need_points()
 
         def one(query: np.ndarray) -> list[Entry]:
             if self.top is None or self.rows is None:
@@ -260,6 +261,7 @@ class Net:
     def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= k <= depth:
             raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
+        self.need_points()
         allowed = np.arange(len(self.codes)) if mask is None else np.flatnonzero(mask)
         return self._each(queries, k, depth, lambda q: sorted(zip(self.far_from(q)(allowed).tolist(), allowed.tolist(), strict=True)))
 
@@ -270,6 +272,7 @@ class Net:
             raise InvalidArgumentError(f"k {k}, depth {depth}, ranges {ranges.shape}, an order of {len(order)}; give k <= depth, pairs for each query")
         if (ranges[:, :, 0] < 0).any() or (ranges[:, :, 0] > ranges[:, :, 1]).any() or (ranges[:, :, 1] > len(order)).any():
             raise InvalidArgumentError(f"a range beyond {len(order)} places")
+        self.need_points()
         turn = iter(ranges)
 
         def one(query: np.ndarray) -> list[Entry]:
@@ -280,6 +283,18 @@ class Net:
             return [(far, int(order[place])) for far, place in near]
 
         return self._each(queries, k, depth, one)
+
+    def estimates(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if len(rows) != len(queries) or queries.shape[1] != self.d or (rows < -1).any() or (rows >= len(self.codes)).any():
+            raise InvalidArgumentError(f"rows {rows.shape} of {len(self.codes)} for queries {queries.shape}; give rows of each query, -1 for none")
+        far = np.full(rows.shape, np.inf, np.float32)
+        for query, own, out in zip(queries, rows, far, strict=True):
+            out[own >= 0] = self.far_from(query)(own[own >= 0])
+        return far
+
+    def need_points(self) -> None:
+        if len(self.points) == 0:
+            raise InvalidArgumentError("a net without points estimates only; give code_net the full rows")
 
     def _each(self, queries: np.ndarray, k: int, depth: int, entries_of: Callable[[np.ndarray], list[Entry]]) -> tuple[np.ndarray, np.ndarray]:
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)

@@ -201,7 +201,7 @@ class Segment:
 
 def _open_segment(tree: Tree, source: RunSource, at: int, ref: SegmentRef, column: str) -> Segment:
     path = f"{tree.path}/sst/{ref.file}"
-    header, arrays = container.unpack(tree.env.open(path, kind="index").map(), where=path)
+    header, arrays = container.unpack(tree.env.open(path, kind="index").map(), where=path, whole=False)
     has = source.files[at].ref.rows
     if header.get("rows") != has:
         raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {has}", path=path, offset=0)

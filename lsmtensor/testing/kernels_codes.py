@@ -116,6 +116,13 @@ def _code_ranges(rng: np.random.Generator) -> Iterator[Args]:
             yield args, queries, np.arange(n), cuts[:, :0], 3, 3, mask
 
 
+def _code_estimates(rng: np.random.Generator) -> Iterator[Args]:
+    for args, queries in _nets(rng):
+        n = len(args[0])
+        yield args, queries, rng.integers(-1, n, (len(queries), 70))
+        yield (args[0][:0], *args[1:]), queries, rng.integers(0, n, (len(queries), 0))
+
+
 def _pq_encode(rng: np.random.Generator) -> Iterator[Args]:
     for n, d, m, width, count in ((0, 4, 2, 2, 16), (9, 5, 3, 2, 16), (70, 8, 2, 4, 256)):
         yield rng.integers(-20, 20, (n, d)).astype(np.float32), rng.integers(-20, 20, (m, width, count)).astype(np.float32)
@@ -157,7 +164,7 @@ def _pq_ranges(rng: np.random.Generator) -> Iterator[Args]:
 
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
-    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
+    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
 }  # fmt: skip
 
 
@@ -175,6 +182,11 @@ def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
                 raise AssertionError(f"code_net took a wrong argument {bad[0]}")
             continue
         net, rest = args[0], args[1:]
+        if name == "code_estimates":
+            want, got = KERNELS[name].define(reference(*net), *rest), kernels.code_estimates(kernels.code_net(*net), *rest)
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6, err_msg=name)
+            assert got.dtype == np.float32
+            continue
         for rows in (None, np.arange(0, len(net[0]), 2, dtype=np.uint32)):
             made = [make(*_over(net, rows)) for make in (reference, kernels.code_net)] if rows is not None else [None, None]
             nets = [make(*net[:-2], top, rows) for make, top in zip((reference, kernels.code_net), made, strict=True)]

@@ -231,18 +231,19 @@ typedef struct {
                     float *);
     int64_t (*ranges)(const code_net *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                       const uint8_t *, code_scratch *, int64_t *, float *);
+    void (*estimates)(const code_net *, const float *, const float *, float, const int64_t *, int64_t, code_scratch *, float *);
     void (*pq_encode)(const float *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, uint8_t *);
     int64_t (*pq_ranges)(const pq_net *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t, int64_t, const uint8_t *,
                          code_scratch *, int64_t *, float *);
 } code_table;
 
 static const code_table code_tables[] = {
-    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base, code_ranges_base,
+    {"baseline", code_link_base, code_reverse_base, code_shrink_base, code_search_base, code_scan_base, code_ranges_base, code_estimates_base,
      code_pq_encode_base, code_pq_ranges_base},
 #if defined(__x86_64__) && defined(__GNUC__)
-    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2, code_ranges_avx2,
+    {"avx2", code_link_avx2, code_reverse_avx2, code_shrink_avx2, code_search_avx2, code_scan_avx2, code_ranges_avx2, code_estimates_avx2,
      code_pq_encode_avx2, code_pq_ranges_avx2},
-    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512, code_ranges_avx512,
+    {"avx512", code_link_avx512, code_reverse_avx512, code_shrink_avx512, code_search_avx512, code_scan_avx512, code_ranges_avx512, code_estimates_avx512,
      code_pq_encode_avx512, code_pq_ranges_avx512},
 #endif
 };

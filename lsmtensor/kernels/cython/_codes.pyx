@@ -44,6 +44,7 @@ cdef extern from "_codes.h" nogil:
                         float *) noexcept nogil
         int64_t (*ranges)(const net_t *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                           const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
+        void (*estimates)(const net_t *, const float *, const float *, float, const int64_t *, int64_t, code_scratch *, float *) noexcept nogil
         void (*pq_encode)(const float *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, uint8_t *) noexcept nogil
         int64_t (*pq_ranges)(const pq_net_t *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                              const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
@@ -198,7 +199,7 @@ cdef class Net:
         g.n, g.d, g.stride, g.width, g.metric, g.bits = codes.shape[0], points.shape[1], codes.shape[1], links.shape[1], metric, bits
         if mean.shape[0] != g.d or g.d == 0 or g.n == 0:
             raise InvalidArgumentError(f"{g.n} codes of {g.d} dimensions and a mean of {mean.shape[0]}; give 1 or more of each")
-        if points.shape[0] < g.n or scale.shape[0] < g.n or (links.shape[1] and links.shape[0] < g.n):
+        if 0 < points.shape[0] < g.n or scale.shape[0] < g.n or (links.shape[1] and links.shape[0] < g.n):
             raise InvalidArgumentError(f"{g.n} codes of {points.shape[0]} points, {scale.shape[0]} scales, {links.shape[0]} rows of links")
         if squares.shape[0] != (g.n if metric in (0, 2) else 0) or factors.shape[0] != (g.n if bits == 4 else 0):
             raise InvalidArgumentError(f"{squares.shape[0]} squares, {factors.shape[0]} factors for {g.n} codes; squares for l2 and cosine, factors for 4 bits")
@@ -206,7 +207,8 @@ cdef class Net:
             raise InvalidArgumentError(f"codes of {bits} bits in {g.stride} bytes for {g.d} dimensions; whole lines of 64 bytes, 4 or 8 bits")
         if links.shape[1] >= CODE_MAX_DEGREE:
             raise InvalidArgumentError(f"rows of {links.shape[1]} links; give fewer than {CODE_MAX_DEGREE}")
-        g.codes, g.points, g.scale = &codes[0, 0], &points[0, 0], &scale[0]
+        g.codes, g.scale = &codes[0, 0], &scale[0]
+        g.points = &points[0, 0] if points.shape[0] else NULL
         g.squares = &squares[0] if squares.shape[0] else NULL
         g.factors = &factors[0] if factors.shape[0] else NULL
         g.links = <uint32_t *>&links[0, 0] if links.shape[1] else NULL
@@ -226,6 +228,12 @@ def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, l
     return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
 
 
+cdef int need_points(Net net) except -1:
+    if net.g.points == NULL:
+        raise InvalidArgumentError("a net without points estimates only; give code_net the full rows")
+    return 0
+
+
 def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_t ef, int64_t depth, const uint8_t[::1] mask):
     cdef int64_t q = queries.shape[0], i, j, hits, cap = ef
     cdef const uint8_t *allowed = NULL
@@ -233,6 +241,7 @@ def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_
         raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
     if queries.shape[1] != net.g.d or (mask is not None and mask.shape[0] != net.g.n):
         raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {net.g.d}; a mask has one entry a row")
+    need_points(net)
     id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
     if q == 0 or k == 0:
         return id_array, far_array
@@ -254,7 +263,7 @@ def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_
 def code_one(Net net not None, query, int64_t k, int64_t ef, int64_t depth):
     cdef int64_t hits
     cdef np.npy_intp shape = k
-    if not np.PyArray_Check(query) or k < 1 or depth < k or ef < depth or net.g.links == NULL:
+    if not np.PyArray_Check(query) or k < 1 or depth < k or ef < depth or net.g.links == NULL or net.g.points == NULL:
         return None
     cdef np.ndarray given = query
     if np.PyArray_NDIM(given) != 1 or np.PyArray_TYPE(given) != np.NPY_FLOAT32 or not np.PyArray_ISCARRAY_RO(given):
@@ -279,6 +288,7 @@ def code_scan(Net net not None, const float[:, ::1] queries, int64_t k, int64_t 
         raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
     if queries.shape[1] != net.g.d or (mask is not None and mask.shape[0] != net.g.n):
         raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {net.g.d}; a mask has one entry a row")
+    need_points(net)
     id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
     if q == 0 or k == 0:
         return id_array, far_array
@@ -309,6 +319,7 @@ def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1
         for j in range(count):
             if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= net.g.n:
                 raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {net.g.n} places")
+    need_points(net)
     id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
     if q == 0 or k == 0:
         return id_array, far_array
@@ -328,6 +339,26 @@ def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1
                 far[i, j] = INFINITY
     put_back(scratch)
     return id_array, far_array
+
+
+def code_estimates(Net net not None, const float[:, ::1] queries, const int64_t[:, ::1] rows):
+    cdef int64_t q = queries.shape[0], m = rows.shape[1], i, j
+    if rows.shape[0] != q or queries.shape[1] != net.g.d:
+        raise InvalidArgumentError(f"{rows.shape[0]} x {m} rows for {q} queries of {queries.shape[1]} dimensions; give rows of each query of {net.g.d}")
+    made = np.empty((q, m), np.float32)
+    if q == 0 or m == 0:
+        return made
+    for i in range(q):
+        for j in range(m):
+            if not -1 <= rows[i, j] < net.g.n:
+                raise InvalidArgumentError(f"row {rows[i, j]} of {net.g.n}; give -1 for none")
+    cdef float[:, ::1] far = made
+    cdef Scratch scratch = take(0, 1, 1, 2 * net.g.stride)
+    with nogil:
+        for i in range(q):
+            code_chosen.estimates(&net.g, &queries[i, 0], net.mean, net.step, &rows[i, 0], m, &scratch.s, &far[i, 0])
+    put_back(scratch)
+    return made
 
 
 def pq_encode(const float[:, ::1] x, const float[:, :, ::1] books):

@@ -605,6 +605,30 @@ static int64_t ISA(ranges)(const code_net *g, const float *x, const float *mean,
     for (int64_t j = 0; j < size; j++) s->pool[j] = (s->pool[j] & ~0xFFFFFFFFull) | (uint64_t)order[graph_node(s->pool[j])] << 1;
     return ISA(rerank)(g, x, inverse, s->pool, size, k, s->found, ids, far);
 }
+
+/* Estimates of n rows, in the order given; infinity where one is -1. */
+static void ISA(estimates)(const code_net *g, const float *x, const float *mean, float step, const int64_t *rows, int64_t n, code_scratch *s,
+                           float *far)
+{
+    code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
+    float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
+    uint32_t node[64];
+    int64_t place[64];
+    graph_entry out[64];
+    ISA(prepare)(g, x, mean, step, inverse, &q);
+    for (int64_t at = 0; at < n;) {
+        int64_t m = 0;
+        for (; m < 64 && at < n; at++) {
+            far[at] = INFINITY;
+            if (rows[at] < 0) continue;
+            ISA(fetch)(g, (uint32_t)rows[at]);
+            place[m] = at, node[m++] = (uint32_t)rows[at];
+        }
+        ISA(weigh)(g, &q, 1, node, m, out);
+        s->distances += m;
+        for (int64_t j = 0; j < m; j++) far[place[j]] = g->metric >= 3 ? (float)code_far_int(out[j]) : graph_far(out[j]);
+    }
+}
 #undef VEC
 #undef IVEC
 #undef STEP_SQUARE

@@ -1,0 +1,432 @@
+"""A graph larger than memory: codes in memory, full rows and links in pages of a file (DiskANN).
+
+After Subramanya et al., NeurIPS 2019; deletion with repair after Singh et al., arXiv 2105.09613; neighbours that share a page are
+expanded with it (Wang et al., SIGMOD 2024). The graph is that of `fqg`, built on whole numbers. The queries of a batch walk
+in step: a page that several ask for is read once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import CorruptionError, InvalidArgumentError
+from ..kernels.numpy_codes import entries
+from . import REGISTRY
+from .base import Found
+from .codes import taken
+from .fqg import FQG, LEAST, LOOSE, NONE, connect
+from .paged import Layout, Paged
+from .rows import Rows, aligned
+
+# no row: behind every other, and nothing to expand
+NOTHING = np.iinfo(np.int64).max
+# where walks begin, by one in the graph above
+BEAM_ABOVE, BEGIN = 8, 4
+# nanoseconds, for the choice between scan and walk under a filter: a code scanned, a page read
+SCANNED, READ = 30.0, 50_000.0
+# rows that came since the pages were laid out, as a share of those, when they are laid out anew
+STALE = 0.25
+# rows repaired at a time, each by so many candidates at most
+REPAIRED, CANDIDATES = 2048, 1000
+
+
+@REGISTRY.register("diskann")
+class DiskANN(FQG):
+    """``degree`` links a row, found by a beam of ``ef_construction`` in ``passes`` passes; a search keeps the ``ef`` nearest estimates by codes of
+    ``quant`` and reads the pages of the ``beam`` nearest at a time. The hottest ``cache`` share of the pages stays in memory.
+
+    Loaded from a file it holds d / 2 (int4) or d (int8) bytes a row, 16 beside, and the cache; about ``ef`` page reads a query, each of 4096 bytes with
+    its rows in full. Before it is saved all is in memory. Build as `fqg`. Adding to a loaded index takes links and 8-bit codes into memory until it is
+    saved; `consolidate` repairs the links around removed rows instead of building again. ``ef`` and ``beam`` are search parameters too.
+    """
+
+    name = "diskann"
+    search_params = ("ef", "beam")
+
+    def __init__(
+        self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 64, ef_construction: int = 96,
+        passes: int = 2, quant: str = "auto", ef: int = 32, beam: int = 8, cache: float = 0.02, seed: int = 0,
+    ) -> None:  # fmt: skip
+        if isinstance(beam, bool) or not isinstance(beam, int) or not 1 <= beam <= 1024:
+            raise InvalidArgumentError(f"diskann: beam={beam!r}; give a whole number from 1 to 1024")
+        if isinstance(cache, bool) or not isinstance(cache, (int, float)) or not 0 <= cache <= 1:
+            raise InvalidArgumentError(f"diskann: cache={cache!r}; give a share of the pages, from 0 to 1")
+        self.beam, self.cache = beam, float(cache)
+        super().__init__(dim, metric, kernel, threads, degree, ef_construction, passes, quant, ef, 0, seed)
+
+    def _settings(self) -> dict[str, Any]:
+        kept = super()._settings()
+        del kept["rerank"]
+        return {**kept, "beam": self.beam, "cache": self.cache}
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._layout = Layout(self.dim, self.degree)
+        # rows as they lie in pages, and how many there were when all were laid out
+        self._order, self._laid = np.empty(0, np.uint32), 0
+        # the links are those of the pages, and not in memory
+        self._on_pages = False
+        self._top_points = np.empty((0, self.dim), np.float32)
+
+    # -- building --------------------------------------------------------------------------------
+
+    def _insert(self, start: int, stop: int) -> None:
+        self._lift()
+        super()._insert(start, stop)
+
+    def _lift(self) -> None:
+        """Take the links off the pages, to change them."""
+        if self._on_pages:
+            assert isinstance(self._vectors, Paged)
+            self._links, self._on_pages = Rows(self._vectors.links()), False
+
+    def _build(self, start: int, stop: int) -> None:
+        try:
+            super()._build(start, stop)
+        finally:
+            self._lay()
+
+    def _lay(self) -> None:
+        """Rows that came since join the end; all are laid out anew when those are many."""
+        n = self._done
+        if len(self._order) > n or n - self._laid > STALE * self._laid:
+            self._order, self._laid = self._layout.order(self._links.array[:n]), n
+        else:
+            self._order = np.concatenate([self._order, np.arange(len(self._order), n, dtype=np.uint32)])
+        self._top_points = self._vectors.take(self._top_rows.astype(np.int64))
+
+    def _inserted(self, stop: int) -> int:
+        done = super()._inserted(stop)
+        if len(self._order) > done:
+            self._lay()
+        return done
+
+    def consolidate(self) -> None:
+        """Forget removed rows. Rows that were linked to them choose anew, of their other links and of where those of the removed lead.
+
+        O(n degree + touched degree^2); with few rows left all is built again.
+        """
+        keep = self._live()
+        if not self._dead or self._coded.grid is None or len(keep) < LEAST:
+            super().consolidate()
+            return
+        self._lift()
+        codes, sums = self._to_build_with(len(self._vectors))
+        links = self._repaired(codes, sums, keep)
+        number = np.full(len(self._vectors), NONE, np.uint32)
+        number[keep] = np.arange(len(keep), dtype=np.uint32)
+        links = np.where(links == NONE, NONE, number[np.where(links == NONE, 0, links)])
+        ids, rows, next_id = self._all_ids()[keep], self._vectors.kept(keep), self._next_id
+        coded, out = self._coded, self._out
+        for part in coded.parts():
+            whole = taken(part.array, keep)
+            part.cut(0)
+            part.append(whole)
+        self._vectors, self._ids, self._alive, self._dead, self._row_of = rows, Rows(ids), None, 0, None
+        self._clear()
+        self._coded, self._out, self._next_id, self._done = coded, out, next_id, len(keep)
+        self._eight = Rows(taken(codes, keep)), Rows(taken(sums, keep))
+        self._build_top(self._eight[0].array, self._eight[1].array, len(keep))
+        connect(links, self._begins())
+        self._links = Rows(links)
+        self._lay()
+
+    def _repaired(self, codes: np.ndarray, sums: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """uint32 (kept, degree): links among the rows kept, by their old numbers."""
+        links = self._links.array
+        dead = np.ones(len(links) + 1, bool)
+        dead[keep], dead[-1] = False, False
+        made = links[keep]
+        for at in range(0, len(keep), REPAIRED):
+            near = made[at : at + REPAIRED]
+            gone = dead[np.minimum(near, len(links))]
+            hit = np.flatnonzero(gone.any(1))
+            if len(hit) == 0:
+                continue
+            near, gone, owners = near[hit], gone[hit], keep[at + hit]
+            most = int(gone.sum(1).max())
+            first = np.argsort(~gone, axis=1, kind="stable")[:, :most]
+            lost, there = np.take_along_axis(near, first, 1), np.take_along_axis(gone, first, 1)
+            # the first links of a row are the nearest as a rule
+            through = links[np.where(there, lost, 0), : max(1, min(self.degree, (CANDIDATES - self.degree) // most))]
+            through[~there] = NONE
+            cand = np.concatenate([near, through.reshape(len(hit), -1)], 1)
+            cand[dead[np.minimum(cand, len(links))] | (cand == owners[:, None])] = NONE
+            cand.sort(1)
+            cand[:, 1:][cand[:, 1:] == cand[:, :-1]] = NONE
+            cand.sort(1)
+            made[at + hit] = self._chosen(codes, sums, owners, cand[:, : max(self.degree, int((cand != NONE).sum(1).max()))])
+        return made
+
+    def _chosen(self, codes: np.ndarray, sums: np.ndarray, owners: np.ndarray, cand: np.ndarray) -> np.ndarray:
+        """The links that rows choose of candidates, as when they are built."""
+        there = cand[cand != NONE].astype(np.int64)
+        names = np.concatenate([owners, np.setdiff1d(there, owners)])
+        # names among these few
+        at = np.argsort(names, kind="stable")
+        local = np.full(cand.shape, NONE, np.uint32)
+        local[cand != NONE] = at[np.searchsorted(names[at], there)]
+        table = aligned((len(names), cand.shape[1]), np.uint32)
+        table[: len(owners)] = local
+        chosen = self._kernels.code_shrink(taken(codes, names), taken(sums, names), self._built, table, 0, len(owners), self.degree, LOOSE)
+        made: np.ndarray = np.where(chosen == NONE, NONE, names[np.where(chosen == NONE, 0, chosen)]).astype(np.uint32)
+        return made
+
+    # -- searching -------------------------------------------------------------------------------
+
+    def _ready(self) -> Any:
+        """(net of the codes alone, net of the graph above, place of each row)."""
+        if self._net is None:
+            above = self._coded.over(self._top_points, self._top_rows, self._top_links) if len(self._top_rows) else None
+            if self._on_pages:
+                place = self._vectors.place  # type: ignore[attr-defined]
+            else:
+                place = np.empty(len(self._order), np.int64)
+                place[self._order] = np.arange(len(place))
+            self._net = self._coded.net(np.empty((0, self.dim), np.float32)), above, place
+        return self._net
+
+    def _near(  # type: ignore[override]
+        self, queries: np.ndarray, k: int, mask: np.ndarray | None, ef: int | None = None, beam: int | None = None, **params: Any
+    ) -> Found:
+        for name, value in (("ef", ef), ("beam", beam)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        n = len(self._vectors)
+        matches = n if mask is None else int(np.count_nonzero(mask))
+        if matches == n:
+            mask = None
+        width, ahead = max(self.ef if ef is None else int(ef), k), int(beam or self.beam)
+        if self._done == 0 or width >= matches or k == 0:
+            return self._exact(queries, k, mask)
+        if mask is not None and matches * SCANNED <= READ * width * (n / matches):
+            return self._scan(queries, k, width, mask)
+        # enough of what the mask allows among as many
+        found = self._walk(queries, k, min(n, int(width * (n / matches))), ahead, mask)
+        short = found[0][:, -1] < 0
+        if short.any():
+            # more equal rows than links lead to
+            found[0][short], found[1][short] = self._scan(queries[short], k, width, mask)
+        return found
+
+    def _walk(self, queries: np.ndarray, k: int, ef: int, beam: int, mask: np.ndarray | None) -> Found:
+        net, above, place = self._ready()
+        if above is None:
+            starts = np.tile(entries(self._done), (len(queries), 1))
+        else:
+            starts = self._top_rows[self._kernels.code_search(above, queries, min(BEGIN, len(self._top_rows)), BEAM_ABOVE, BEAM_ABOVE, None)[0]]
+            starts = starts.astype(np.int64)
+        pool = merged(np.full((len(queries), ef), NOTHING), packed(self._kernels.code_estimates(net, queries, starts), starts))
+        best = np.full((len(queries), k), NOTHING)
+        going = np.arange(len(queries))
+        while True:
+            ids = nearest_open(pool, beam)
+            on = (ids >= 0).any(1)
+            if not on.all():
+                going, pool, ids = going[on], pool[on], ids[on]
+            if len(going) == 0:
+                return unpacked(best)
+            mine = queries[going]
+            members, links, far = self._looked_at(mine, place, ids)
+            if mask is not None:
+                far[(members >= 0) & (mask[members] == 0)] = np.inf
+            best[going] = merged(best[going], packed(far, np.where(np.isinf(far), -1, members)))
+            # members and where they lead, in one go
+            reach = np.concatenate([members[:, :, None], links], 2)
+            near = packed(self._kernels.code_estimates(net, mine, reach.reshape(len(going), -1)), reach.reshape(len(going), -1)).reshape(reach.shape)
+            near[:, :, 0] |= 1
+            # a row that lies on a page with another that is expanded, and is near enough, is expanded too
+            near[near[:, :, 0] > pool[:, -1:]] = NOTHING
+            pool = merged(pool, near.reshape(len(going), -1))
+
+    def _looked_at(self, queries: np.ndarray, place: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All rows on the pages of some, ids (q, b): (members int64 (q, m), links int64 (q, m, degree), distances float32 (q, m)), -1 and inf for none."""
+        per, end = self._layout.per, np.iinfo(np.int64).max
+        units = np.where(ids >= 0, place[ids] // per, end)
+        units.sort(1)
+        units[:, 1:][units[:, 1:] == units[:, :-1]] = end
+        there = units < end
+        flat = units[there]
+        which = np.arange(len(flat))
+        if len(ids) > 1:
+            # read once for all queries
+            flat, which = np.unique(flat, return_inverse=True)
+        places = (flat[:, None] * per + np.arange(per)).ravel()
+        names = np.where(places < len(place), self._order[np.minimum(places, len(place) - 1)].astype(np.int64), -1)
+        rows, links = self._read(flat, names)
+        at = np.full(ids.shape, -1)
+        at[there] = which
+        slots = np.where(at[:, :, None] >= 0, at[:, :, None] * per + np.arange(per), -1).reshape(len(ids), -1)
+        members = np.where(slots >= 0, names[slots], -1)
+        slots[members < 0] = -1
+        return members, np.where(slots[:, :, None] >= 0, links[slots], -1), self._far(queries, rows, slots)
+
+    def _far(self, queries: np.ndarray, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """float32 (q, m): distances to some of the rows, by slots int64 (q, m); inf where one is -1."""
+        far = np.full(slots.shape, np.inf, np.float32)
+        for i, query in enumerate(queries):
+            own = slots[i] >= 0
+            far[i, own] = self._kernels.gathered(query, rows, slots[i, own], self._code)
+        return far
+
+    def _read(self, units: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows float32 (m, d), links int64 (m, degree)) of units that rise, whose rows are names."""
+        if self._on_pages:
+            rows, links = self._vectors.read(units)  # type: ignore[attr-defined]
+        else:
+            rows, links = self._vectors.take(names), self._links.array[names]
+        return np.ascontiguousarray(rows), np.ascontiguousarray(links).view(np.int32).astype(np.int64)
+
+    def _scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> Found:
+        """By codes among the rows that the mask allows, ``depth`` of them read."""
+        net = self._ready()[0]
+        allowed = np.arange(self._done) if mask is None else np.flatnonzero(mask)
+        pool = np.full((len(queries), depth), NOTHING)
+        step = max(depth, (1 << 22) // max(1, len(queries)))
+        for at in range(0, len(allowed), step):
+            some = np.broadcast_to(allowed[at : at + step], (len(queries), len(allowed[at : at + step]))).copy()
+            near = packed(self._kernels.code_estimates(net, queries, some), some)
+            if near.shape[1] > depth:
+                near.partition(depth - 1, 1)
+            pool = merged(pool, near[:, :depth])
+        ids = rows_of(pool)
+        flat, which = np.unique(ids[ids >= 0], return_inverse=True)
+        slots = np.full(ids.shape, -1)
+        slots[ids >= 0] = which
+        far = self._far(queries, self._vectors.take(flat), slots)
+        return unpacked(merged(np.full((len(queries), k), NOTHING), packed(far, ids)))
+
+    def _exact(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> Found:
+        """Every row that the mask allows, read in order."""
+        allowed = np.arange(len(self._vectors)) if mask is None else np.flatnonzero(mask)
+        best = np.full((len(queries), k), NOTHING)
+        for at in range(0, len(allowed), 16384):
+            some = allowed[at : at + 16384]
+            near, far = self._kernels.topk(queries, self._vectors.take(some), k, self._code, None)
+            best = merged(best, packed(far, np.where(near >= 0, some[near], -1)))
+        return unpacked(best)
+
+    # -- as bytes --------------------------------------------------------------------------------
+
+    def _small(self) -> dict[str, np.ndarray]:
+        """What a loaded index holds in memory."""
+        own: dict[str, np.ndarray] = {"top_rows": self._top_rows, "top_links": self._top_links, "top_points": self._top_points, "order": self._order}
+        return {**own, "out": np.array([self._out, self._laid], np.int64), **self._coded.arrays()}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        if self._coded.grid is None:
+            return {}
+        pages = self._vectors.pages if self._on_pages else self._layout.written(self._vectors, self._links.array, self._order)  # type: ignore[attr-defined]
+        return {**self._small(), "pages": pages}
+
+    def to_sections(self, *, include_vectors: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        header, arrays = super().to_sections(include_vectors=include_vectors)
+        # the pages hold the rows, of a segment too
+        return {**header, "whole": include_vectors}, arrays
+
+    def _stored(self, header: dict[str, Any], arrays: dict[str, np.ndarray], vectors: np.ndarray | None) -> Any:
+        n, pages, order = int(header["rows"]), arrays.get("pages"), arrays.get("order")
+        fits = header["whole"] or (vectors is not None and vectors.shape == (n, self.dim))
+        if pages is None or not fits:
+            return super()._stored(header, arrays, vectors)
+        units = self._layout.units(n)
+        if pages.shape != (units * self._layout.span, 4096) or order is None or order.shape != (n,) or order.dtype != np.uint32:
+            raise CorruptionError(f"{n} rows of {self.dim} with {self.degree} links in pages {pages.shape}, and no order of them")
+        if n and (int(order.max()) >= n or (np.bincount(order, minlength=n) != 1).any()):
+            raise CorruptionError(f"the order of {n} rows in pages names some twice")
+        return Paged(pages, order, self._layout, self.cache)
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        n = len(self._vectors)
+        if "pages" not in arrays:
+            super()._restore(arrays)
+            return
+        # these are looked at by every query: a map's pages would come and go
+        held = {name: _private(array) for name, array in arrays.items() if name != "pages"}
+        self._coded.restore(held, n)
+        for name, shape in {"out": (2,), "top_points": (len(held["top_rows"]), self.dim)}.items():
+            if held[name].shape != shape or held[name].dtype != (np.int64 if name == "out" else np.float32):
+                raise CorruptionError(f"{name} of a diskann index of {n} rows is {held[name].dtype} {held[name].shape}, not {shape}")
+        if not np.isfinite(held["top_points"]).all() or not 0 <= int(held["out"][1]) <= n:
+            raise CorruptionError(f"the graph above a diskann index of {n} rows holds NaN or infinity, or more were laid out")
+        self._top_rows, self._top_links = self._checked_top(held, n)
+        self._order, self._top_points = held["order"], held["top_points"]
+        self._out, self._laid = (int(value) for value in held["out"])
+        self._done, self._on_pages, self._net = n, True, None
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by part in a file; all but ``pages`` are in memory once it is loaded, and the cache."""
+        if self._coded.grid is None:
+            return super().memory()
+        kept = {"ids": self._ids, "alive": self._alive}
+        parts = {name: array.nbytes for name, array in self._small().items()} | {name: rows.array.nbytes for name, rows in kept.items() if rows is not None}
+        parts["pages"] = self._pages * 4096
+        return {**parts, "total": sum(parts.values())}
+
+    @property
+    def _pages(self) -> int:
+        return self._layout.units(len(self._order)) * self._layout.span
+
+    def stats(self) -> dict[str, Any]:
+        """With ``page_reads`` since it was loaded (none before: all is in memory), and ``resident``, the bytes that a loaded index keeps in memory."""
+        cached = int(np.ceil(self.cache * self._layout.units(len(self._order)))) * self._layout.span
+        parts = self.memory()
+        return {
+            **super(FQG, self).stats(), "quant": f"int{self._coded.bits}", "degree": self.degree, "pages": self._pages, "cached_pages": cached,
+            "rows_a_page": self._layout.per / self._layout.span, "page_reads": getattr(self._vectors, "reads", 0),
+            "resident": parts["total"] - parts.get("pages", 0) + 4096 * cached + 8 * len(self._order),
+        }  # fmt: skip
+
+
+def _private(array: np.ndarray) -> np.ndarray:
+    made = aligned(array.shape, array.dtype)
+    made[...] = array
+    return made
+
+
+# Entries are int64: the bits of a distance in the order of distances, the row, and whether it was expanded. Sorted they are by (distance, row).
+
+
+def packed(far: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Entries of distances float32 and rows int64 of one shape; NOTHING where a row is -1."""
+    bits = (far + np.float32(0)).view(np.int32)  # -0 is 0
+    made: np.ndarray = (bits ^ (bits >> 31 & 0x7FFFFFFF)).astype(np.int64) << 32 | rows << 1
+    made[rows < 0] = NOTHING
+    return made
+
+
+def rows_of(entries_: np.ndarray) -> np.ndarray:
+    """int64 rows, -1 where there is none."""
+    return np.where(entries_ == NOTHING, -1, (entries_ & 0xFFFFFFFF) >> 1)
+
+
+def unpacked(entries_: np.ndarray) -> Found:
+    bits = (entries_ >> 32).astype(np.int32)
+    far = (bits ^ (bits >> 31 & 0x7FFFFFFF)).view(np.float32)
+    far[entries_ == NOTHING] = np.inf
+    return rows_of(entries_), far
+
+
+def merged(pool: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """The first of both, as many as the pool (q, m) has places, each row once; expanded where either is."""
+    both = np.concatenate([pool, more], 1)
+    both.sort(1)
+    even = both | 1
+    again = even[:, :-1] == even[:, 1:]
+    if again.any():
+        both[:, :-1][again] = NOTHING
+        both.sort(1)
+    return both[:, : pool.shape[1]]
+
+
+def nearest_open(pool: np.ndarray, count: int) -> np.ndarray:
+    """int64 (q, count): the nearest rows that were not expanded, -1 where there are fewer; they now are."""
+    left = (pool & 1) == 0
+    rank = np.cumsum(left, 1)
+    which, at = np.nonzero(left & (rank <= count))
+    ids = np.full((len(pool), count), -1, np.int64)
+    ids[which, rank[which, at] - 1] = rows_of(pool[which, at])
+    pool[which, at] |= 1
+    return ids
