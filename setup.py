@@ -23,7 +23,7 @@ def extensions() -> list[Extension]:
     import numpy
     from Cython.Build import cythonize
 
-    sources = sorted(glob.glob("lsmtensor/kernels/cython/*.pyx") + glob.glob("lsmtensor/*/_rows.pyx"))
+    sources = sorted(glob.glob("lsmtensor/kernels/cython/*.pyx") + ["lsmtensor/rows/_rows.pyx"])
     made = [
         Extension(
             source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h"), include_dirs=[numpy.get_include()],

@@ -18,7 +18,7 @@ from .convert_sparse import scipy_column
 from .convert_tensors import column_numpy
 from .dtypes import TensorType, of_arrow
 from .errors import ConflictError, DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
-from .lsm import keyspace
+from .lsm import keyspace, short
 from .lsm.merge import Window, rebatch
 from .lsm.past import history_of, oldest_of
 from .lsm.state import View
@@ -81,15 +81,7 @@ class TableView:
 
     def get(self, key: Any) -> dict[str, Any] | None:
         """The row as a dict, tensor columns as numpy arrays; None where there is none. O(log n) a run."""
-        view = self._view()
-        sought = keyspace.one(view.table.codec.scalar(key))
-        self._reading(sought)
-        owner, row = view.locate(sought)
-        if owner[0] < 0:
-            return None
-        found = view.rows(owner, row, view.table.schema.arrow)
-        result: dict[str, Any] = view.table.schema.row(_one_batch(found), 0)
-        return result
+        return self._view().get(key)
 
     def get_many(self, keys: Any, columns: Sequence[str] | None = None, *, missing: str = "skip") -> pa.Table:
         """Rows by key, in the order asked; absent keys are skipped, or rows of nulls with ``missing="null"``."""
@@ -106,10 +98,7 @@ class TableView:
         return view.rows(owner, row, schema)
 
     def __contains__(self, key: object) -> bool:
-        view = self._view()
-        sought = keyspace.one(view.table.codec.scalar(key))
-        self._reading(sought)
-        return bool(view.locate(sought)[0][0] >= 0)
+        return self._view().has(key)
 
     # -- in order --------------------------------------------------------------------------------
 
@@ -265,6 +254,16 @@ class Table(TableView, Alterable):
     def _view(self) -> View:
         return self._tree.view(self._id)
 
+    def get(self, key: Any) -> dict[str, Any] | None:
+        """The row as a dict, tensor columns as numpy arrays; None where there is none. O(log n) a run."""
+        tree = self._tree
+        table = tree.state.tables.get(self._id)
+        if table is None or tree.closed or not table.short:
+            return self._view().get(key)
+        # a state older than the version is as good: what is newer than the state came while we looked
+        found: dict[str, Any] | None = table.points.get(key, tree.visible)
+        return found
+
     # -- writes ----------------------------------------------------------------------------------
 
     def _commit(self, prepare: Callable[[Head], list[Write]]) -> int:
@@ -321,7 +320,11 @@ class Table(TableView, Alterable):
         return self._commit(prepare)
 
     def put(self, key: Any, row: dict[str, Any] | None = None) -> int:
-        """One row: its key, and its other columns; those left out are null."""
+        """One row: its key, and its other columns; those left out are null. The fast way for one row: microseconds, not a batch."""
+        version = short.put(self._tree, self._id, key, row)
+        return self._put_long(key, row) if version is None else version
+
+    def _put_long(self, key: Any, row: dict[str, Any] | None) -> int:
         names = self.schema.primary_key
         parts = key if isinstance(key, tuple) and len(names) > 1 else (key,)
         if len(parts) != len(names):
@@ -360,6 +363,10 @@ class Table(TableView, Alterable):
         """Remove rows by key, or all that match; absent keys are ignored."""
         if (keys is None) == (where is None):
             raise InvalidArgumentError("give either keys or where= to delete()")
+        if type(keys) in (str, int, bytes, tuple):
+            version = self._delete_one(keys)
+            if version is not None:
+                return version
         chosen = None if keys is None else self.schema.keys(keys)
 
         def prepare(head: Head) -> list[Write]:
@@ -371,6 +378,9 @@ class Table(TableView, Alterable):
             return [_last(self._tombstones(view, batch.filter(keep), encoded.filter(keep)))]
 
         return self._commit(prepare)
+
+    def _delete_one(self, key: Any) -> int | None:
+        return short.delete(self._tree, self._id, key)
 
     def _put(self, view: View, batch: pa.RecordBatch) -> Write:
         keys = view.table.codec.encode(batch)

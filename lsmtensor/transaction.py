@@ -20,6 +20,7 @@ import pyarrow as pa
 from . import memtable as memtables
 from .errors import ConflictError, InvalidArgumentError, TableNotFoundError
 from .lsm import commit as commits
+from .lsm import keyspace
 from .lsm.keyspace import Key
 from .lsm.segments import ALIVE, changes
 from .lsm.source import MemSource, Source
@@ -64,6 +65,22 @@ class TransactionTable(Table):
 
     def _commit(self, prepare: Callable[[Head], list[Write]]) -> int:
         return self._transaction.buffer(prepare(self._transaction.view))
+
+    def get(self, key: Any) -> dict[str, Any] | None:
+        view = self._view()
+        self._reading(keyspace.one(view.table.codec.scalar(key)))
+        return view.get(key)
+
+    def __contains__(self, key: object) -> bool:
+        view = self._view()
+        self._reading(keyspace.one(view.table.codec.scalar(key)))
+        return view.has(key)
+
+    def put(self, key: Any, row: dict[str, Any] | None = None) -> int:
+        return self._put_long(key, row)
+
+    def _delete_one(self, key: Any) -> None:
+        return None
 
     def _reading(self, keys: pa.Array | None = None, start: Key | None = None, stop: Key | None = None) -> None:
         self._transaction.read(self._id, keys, start, stop)

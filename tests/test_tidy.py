@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"tensor_args", "evolution"},
     {"env"},
     {"kernels"},
+    {"rows"},
     {"codecs"},
     {"indexes"},
     {"quant"},

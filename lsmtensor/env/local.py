@@ -50,6 +50,7 @@ class LocalFile(WritableFile):
 
     def __init__(self, fd: int, path: str, at: int, metrics: Metrics, counter: str) -> None:
         self.path, self._fd, self._at, self._metrics, self._counter = path, fd, at, metrics, counter
+        self._write_counter = f"io.write.{counter}"
 
     def writev(self, buffers: Sequence[Buffer]) -> None:
         views = [memoryview(b).cast("B") for b in buffers]
@@ -63,7 +64,19 @@ class LocalFile(WritableFile):
                     done -= len(views.pop(0))
                 if done:
                     views[0] = views[0][done:]
-        self._metrics.add(f"io.write.{self._counter}", total)
+        self._metrics.add(self._write_counter, total)
+
+    def write(self, buffer: Buffer) -> None:
+        # the common case by the shortest way: `writev` says what is wrong and goes on after half a write
+        size = len(buffer)
+        try:
+            done = os.pwrite(self._fd, buffer, self._at)
+        except OSError:
+            done = 0
+        self._at += done
+        self._metrics.add(self._write_counter, done)
+        if done < size:
+            self.writev([memoryview(buffer)[done:]])
 
     def tell(self) -> int:
         return self._at
@@ -121,6 +134,9 @@ class DirectFile(LocalFile):
         self._at += total
         self._tail_done = False
         self._metrics.add(f"io.write.{self._counter}", total)
+
+    def write(self, buffer: Buffer) -> None:
+        self.writev([buffer])
 
     def _submit(self, length: int) -> None:
         stage, at = self._stages.pop(0), self._flushed

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,20 @@ from ..errors import CorruptionError
 
 ALIGN = 64
 _LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """Rows for one table in one commit: a physical batch without ``_seq``, and its encoded keys.
+
+    ``more`` are batches that follow in key order, perhaps made only as they are written: for commits larger than memory. They
+    make the write a direct one, so no rows of it are looked at again.
+    """
+
+    table: int
+    batch: pa.RecordBatch
+    keys: pa.Array
+    more: Iterable[tuple[pa.RecordBatch, pa.Array]] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from typing import Any
 from ..config import RunConfig
 from ..env.base import Env
 from ..errors import CorruptionError
+from ..wal.format import ROWS
 from ..wal.reader import read_wal, seal_wal
 from . import commit as commits
+from . import short
 from .columns import MADE
 from .layout import Run
 from .manifest import Manifest, file_path, parse_file_name
@@ -61,13 +63,18 @@ def _replay(tree: Tree) -> int:
             raise CorruptionError("the log is missing: the commits in it are lost unless the file is put back", path=name, offset=0)
         log = read_wal(env, name, number)
         last = 0
+        declared: dict[tuple[int, int], Any] = {}  # row formats whose schema the log told
         for record in log:
             last = record.version
             tree.logged = max(tree.logged, record.version)
             tree.clock_floor(record.time_ns)
             if record.version > layout.version:
                 tree.note_time(record.version, record.time_ns)
-            change = commits.decode(record.payload, path=name, offset=record.offset)
+            if record.kind == ROWS:
+                old = short.replay(tree, declared, record.payload, record.version, path=name, offset=record.offset)
+                change = commits.Commit(parts=old)
+            else:
+                change = commits.decode(record.payload, path=name, offset=record.offset)
             for table_id, batch in change.parts:
                 table = tree.state.tables.get(table_id)
                 if table is not None and record.version > table.state.flushed_seq:
@@ -78,11 +85,12 @@ def _replay(tree: Tree) -> int:
                 run = Run.from_dict(entry)
                 numbers = {f.number for f in run.files}
                 highest = max(highest, *(n + 1 for n in numbers))
-                if table is not None and record.version > table.state.flushed_seq and not numbers & known:
-                    # memtable rows older than the run must stay a source of their own, below it
+                if table is not None and record.version > table.state.flushed_seq:
+                    # memtable rows older than the run must stay a source of their own, below it, and newer ones one above it
                     tree.seal(table_id)
-                    tree.adopt_run(table_id, run)
-                    added.append((table_id, run))
+                    if not numbers & known:
+                        tree.adopt_run(table_id, run)
+                        added.append((table_id, run))
         tree.note_log(number, last)
         if not tree.read_only and not log.sealed:
             # what was read here must not be lost later while newer commits survive

@@ -9,13 +9,44 @@ from typing import Any
 
 import pyarrow as pa
 
+from .. import rows
+from ..arrowtake import one_chunk
 from ..keys import KeyCodec, physical_schema
+from ..rows.columns import format_of
 from ..schema import Schema
+from . import keyspace
 from .columns import GONE
 from .keyspace import Key
 from .layout import Layout, TableState
 from .merge import Batches, Window, visible_at, windows
+from .points import points_of
 from .source import MemSource, RunSource, Source, gather, locate
+
+PLAIN_OPTIONS = frozenset({"history", "compaction"})  # what asks nothing of a single row
+
+
+class Shape:
+    """What follows from a table's schema; made once and shared by all its states."""
+
+    _KEPT: dict[tuple[int, int], tuple[dict[str, Any], Shape]] = {}
+
+    def __init__(self, table_id: int, schema: dict[str, Any]) -> None:
+        self.schema = Schema.from_dict(schema)
+        self.codec = KeyCodec(self.schema)
+        self.physical = physical_schema(self.schema)
+        self.format = format_of(rows.kit(), self.schema, self.codec, self.physical, table_id)
+        self.plain = all(c.codec is None and c.quant is None for c in self.schema.columns)
+
+    @classmethod
+    def of(cls, state: TableState) -> Shape:
+        """States of a table share one schema value, so that its identity names it."""
+        known = id(state.schema), state.id
+        kept = cls._KEPT.get(known)
+        if kept is None:
+            if len(cls._KEPT) > 256:
+                cls._KEPT.clear()
+            kept = cls._KEPT[known] = (state.schema, cls(state.id, state.schema))
+        return kept[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,16 +59,20 @@ class TableVersion:
     kept: tuple[pa.Field, ...] = ()
 
     @cached_property
+    def shape(self) -> Shape:
+        return Shape.of(self.state)
+
+    @cached_property
     def schema(self) -> Schema:
-        return Schema.from_dict(self.state.schema)
+        return self.shape.schema
 
     @cached_property
     def codec(self) -> KeyCodec:
-        return KeyCodec(self.schema)
+        return self.shape.codec
 
     @cached_property
     def physical(self) -> pa.Schema:
-        return pa.schema([*physical_schema(self.schema), *self.kept])
+        return pa.schema([*self.shape.physical, *self.kept]) if self.kept else self.shape.physical
 
     def at(self, version: int) -> TableVersion:
         """The table with the schema that was in force at a version."""
@@ -76,6 +111,20 @@ class TableVersion:
             return self
         kept = tuple(gone.values())
         return replace(self, kept=kept, runs=tuple(RunSource(r.run, r.files, r.schema, kept) for r in self.runs))
+
+    @cached_property
+    def format(self) -> Any:
+        return self.shape.format
+
+    @cached_property
+    def short(self) -> bool:
+        """Whether single rows may go by the short way: nothing but the row itself says what a read of it gives."""
+        return self.shape.plain and PLAIN_OPTIONS.issuperset(self.state.options)
+
+    @cached_property
+    def points(self) -> Any:
+        """`rows.plain.Points` of the sources: one key at a time."""
+        return points_of(self)
 
     def sources(self) -> list[Source]:
         """Every source, newest interval of versions first; empty memtables left out."""
@@ -118,6 +167,25 @@ class View:
         """Rows that stand before all sources for this view alone: a transaction's own writes."""
         return None
 
+    def get(self, key: Any) -> dict[str, Any] | None:
+        """The row of a user's key as a dict, or None. O(log n) a run."""
+        own = self.overlay
+        if own is None and self.table.short:
+            found: dict[str, Any] | None = self.table.points.get(key, self.version)
+            return found
+        owner, row = self.locate(keyspace.one(self.table.codec.scalar(key)))
+        if owner[0] < 0:
+            return None
+        schema = self.table.schema
+        made: dict[str, Any] = schema.row(_one_batch(self.rows(owner, row, schema.arrow)), 0)
+        return made
+
+    def has(self, key: Any) -> bool:
+        """Whether a user's key has a row."""
+        if self.overlay is None and self.table.short:
+            return bool(self.table.points.has(key, self.version))
+        return bool(self.locate(keyspace.one(self.table.codec.scalar(key)))[0][0] >= 0)
+
     def locate(self, keys: pa.Array) -> tuple[Any, Any]:
         """(source, row) per encoded key; -1 where no row is visible."""
         return locate(self.sources, keys, self.version)
@@ -128,3 +196,7 @@ class View:
     def windows(self, start: Key | None = None, stop: Key | None = None, reverse: bool = False) -> Iterator[Window]:
         batches: Sequence[Batches] = [s.sorted() if isinstance(s, MemSource) else s for s in self.sources]
         return windows(batches, visible_at(self.version), start=start, stop=stop, reverse=reverse)
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([one_chunk(c) for c in table.columns], schema=table.schema)

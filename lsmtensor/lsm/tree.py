@@ -1,6 +1,6 @@
 """The tree: commits in, views out, and the work between them.
 
-Locks, in the order they may be taken: ``_writer`` (one commit at a time, held while a version is
+Locks, in the order they may be taken: ``writing`` (one commit at a time, held while a version is
 given, logged and put in the memtable), ``_maintenance`` (one flush or compaction at a time),
 ``_manifest_lock`` (one layout edit at a time), ``_publish`` (a moment: swap the state, raise the
 visible version). Readers take only ``_publish``, once, to get (state, version) as a pair.
@@ -13,10 +13,11 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from ..errors import ClosedError, InvalidArgumentError, ReadOnlyError, StorageEr
 from ..wal.writer import WalWriter
 from . import commit as commits
 from . import keyspace, ops
+from .commit import Write
 from .events import Events
 from .layout import FileRef, Run, TableState, thinned
 from .manifest import Manifest, file_path
@@ -35,21 +37,6 @@ from .output import write_files
 from .source import MemSource, RunSource, TableFile
 from .state import State, TableVersion, View
 from .syncer import Syncer
-
-
-@dataclass(frozen=True, eq=False)
-class Write:
-    """Rows for one table in one commit: a physical batch without ``_seq``, and its encoded keys.
-
-    ``more`` are batches that follow in key order, perhaps made only as they are written: for commits larger than memory. They
-    make the write a direct one, so no rows of it are looked at again.
-    """
-
-    table: int
-    batch: pa.RecordBatch
-    keys: pa.Array
-    more: Iterable[tuple[pa.RecordBatch, pa.Array]] | None = None
-
 
 Head = Callable[[int], View]
 MAX_SEALED = 4
@@ -60,7 +47,7 @@ class Tree:
 
     def __init__(self, env: Env, path: str, config: RunConfig, manifest: Manifest, *, read_only: bool) -> None:
         self.env, self.path, self.config, self.manifest, self.read_only = env, path, config, manifest, read_only
-        self._writer = threading.RLock()
+        self.writing = threading.RLock()
         self._maintenance = threading.RLock()
         self._manifest_lock = threading.RLock()
         self._publish = threading.Condition()
@@ -69,14 +56,16 @@ class Tree:
         self._wal: WalWriter | None = None
         self._wal_last: dict[int, int] = {}
         self._next_file = manifest.layout.next_file
-        self.logged = self._visible = manifest.layout.version
-        self._closed = False
+        self.logged = self.visible = manifest.layout.version
+        self.closed = False
         self.compaction_paused = self.warned_of_leak = False
+        self.calm = False  # nothing stands in the way of a write; looked at again when the state changes
         self._level0 = 0
-        self._times: list[tuple[int, int]] = []
-        self._syncer, self.events = Syncer(self.show), Events(env.clock)
+        self._times = array("q")  # version, commit time, version, …
+        self.syncer, self.events = Syncer(self.show), Events(env.clock)
         self._time = manifest.layout.time_ns
         self._failed: BaseException | None = None
+        self.memtable_limit, self.log_limit = config.memtable.limit_bytes, config.wal.segment_bytes
         self.recovered_runs: list[tuple[int, Run]] = []
         self._snapshots: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.on_work: Callable[[], None] = self.work
@@ -112,14 +101,14 @@ class Tree:
         """The newest state and the version to read it at, as one consistent pair."""
         self.check_open()
         with self._publish:
-            return self.state, self._visible
+            return self.state, self.visible
 
     def view(self, table_id: int) -> View:
         state, version = self.head()
         return View(self._table(state, table_id), version)
 
     def check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise ClosedError(f"the database {self.path} is closed; open it again with lsmtensor.open({self.path!r})")
 
     def _table(self, state: State, table_id: int) -> TableVersion:
@@ -144,12 +133,12 @@ class Tree:
     def commit_later(self, prepare: Callable[[Head], list[Write]]) -> Future[int]:
         """The same, returning at once: the future's result is the version, when it is durable and visible."""
         version, ticket = self._begin_commit(prepare)
-        return self._syncer.add(version, ticket)
+        return self.syncer.add(version, ticket)
 
     def _begin_commit(self, prepare: Callable[[Head], list[Write]]) -> tuple[int, tuple[WalWriter, Any] | None]:
         self.check_writable()
-        self._wait_for_room()
-        with self._writer:
+        self.make_room()
+        with self.writing:
             self.check_open()
             writes = [w for w in prepare(lambda t: View(self._table(self.state, t), self.logged)) if w.batch.num_rows]
             if not writes:
@@ -165,8 +154,8 @@ class Tree:
                 self._remember(small, payload, version)
             self.logged = version
             full = any(t.mems[0].memtable.nbytes > self.config.memtable.limit_bytes for t in self.state.tables.values())
-            if full or self._log_writer.size > self.config.wal.segment_bytes:
-                self._turn_over(full)
+            if full or self.log.size > self.config.wal.segment_bytes:
+                self.turn_over(full)
         return version, ticket
 
     def _by_size(self, writes: list[Write]) -> tuple[list[Write], list[Write]]:
@@ -202,7 +191,7 @@ class Tree:
         payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small], runs=refs))
         ticket = self._log(version, now, payload)
         self._remember(small, payload, version)
-        self._log_writer.wait(ticket[1])
+        self.log.wait(ticket[1])
         # as one step: a flush must not call this commit flushed before its runs are in the layout
         with self._manifest_lock:
             self.logged = version
@@ -223,20 +212,19 @@ class Tree:
             yield
 
     def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
-        writer = self._log_writer
+        writer = self.log
         ticket = writer.append(version, now, 1, payload)
         self.note_time(version, now)
-        self._wal_last[writer.number] = version
         return writer, ticket
 
     @property
-    def _log_writer(self) -> WalWriter:
+    def log(self) -> WalWriter:
         assert self._wal is not None
         return self._wal
 
     def show(self, version: int) -> None:
         with self._publish:
-            self._visible = max(self._visible, version)
+            self.visible = max(self.visible, version)
             self._publish.notify_all()
 
     def now(self) -> int:
@@ -248,10 +236,10 @@ class Tree:
     def times(self) -> tuple[tuple[int, int], ...]:
         """(version, commit time in ns), rising: what the layout remembers, and every commit since its last edit."""
         with self._publish:
-            return (*self.state.layout.times, *self._times)
+            return (*self.state.layout.times, *_pairs(self._times))
 
     def note_time(self, version: int, time_ns: int) -> None:
-        self._times.append((version, time_ns))
+        self._times.extend((version, time_ns))
 
     def check_writable(self) -> None:
         self.check_open()
@@ -284,8 +272,9 @@ class Tree:
             table = self.state.tables[table_id]
             if table.mems[0].rows:
                 self.state = self.state.with_table(replace(table, mems=(self._new_mem(table.state), *table.mems)))
+                self.calm = False
 
-    def _turn_over(self, full: bool) -> None:
+    def turn_over(self, full: bool) -> None:
         """Seal what is full, begin a new log, wake the worker."""
         for table in list(self.state.tables.values()):
             if not full or table.mems[0].memtable.nbytes * 4 > self.config.memtable.limit_bytes:
@@ -297,11 +286,11 @@ class Tree:
         """Close the log and begin another, named in the manifest before its first commit returns."""
         if self._wal is not None:
             self._wal.close(seal=True)
+            self._wal_last[self._wal.number] = self.logged
         number = self.next_file()
         path = file_path(self.path, "wal", number)
         self._wal = WalWriter(self.env, path, number, sync=self.config.wal.sync)
         self.env.sync_dir(f"{self.path}/wal")
-        self._wal_last[number] = self.logged
         self.install([ops.add_wal(number)])
 
     def next_file(self) -> int:
@@ -310,13 +299,13 @@ class Tree:
             self._next_file += 1
             return number
 
-    def _wait_for_room(self) -> None:
+    def make_room(self) -> None:
         """Slow writers down to what flushing and merging can take; a failed flush is said here, to the writer."""
         limits = self.config.compaction
 
         def room() -> bool:
             calm = max((len(t.mems) for t in self.state.tables.values()), default=0) <= MAX_SEALED and (self._level0 <= limits.stop_runs or self.compaction_paused)
-            return calm or self._closed or self._failed is not None
+            return calm or self.closed or self._failed is not None
 
         if self._level0 > limits.slowdown_runs and not self.compaction_paused:
             # a little wait now spares everybody the full stop later
@@ -329,6 +318,7 @@ class Tree:
                     f"memtables cannot be flushed ({self._failed}); what is committed is safe in the log, "
                     "free space or mend the disk, then call flush()"
                 ) from self._failed
+            self.calm = waiting <= MAX_SEALED and self._level0 <= limits.slowdown_runs and self._failed is None and not self.closed
 
     # -- the layout ------------------------------------------------------------------------------
 
@@ -339,7 +329,7 @@ class Tree:
                 # a layout must not know of versions that a crash could still take from the log
                 self._wal.sync()
             noted = len(self._times)
-            times = thinned(self._times[:noted])
+            times = thinned(_pairs(self._times[:noted]))
             layout = self.manifest.append(
                 edits, version=self.logged, time_ns=max(self._time, self.env.clock.time_ns()), next_file=self._next_file, times=times
             )
@@ -354,7 +344,7 @@ class Tree:
                     mems = tuple(m for m in current.mems if m is not flushed)
                     tables[state.id] = self._table_version(state, mems, current.runs)
                 self.state = State(layout, tables)
-                self._level0 = self._pressure()
+                self._level0, self.calm = self._pressure(), False
                 self._publish.notify_all()
 
     def _pressure(self) -> int:
@@ -373,7 +363,7 @@ class Tree:
     def create_table(self, name: str, schema: dict[str, Any], indexes: dict[str, Any], options: dict[str, Any]) -> int:
         """A new table; creating one is a commit of its own. Returns its id."""
         self.check_writable()
-        with self._writer:
+        with self.writing:
             version, table_id = self.next_version(), self.next_file()
             state = TableState(table_id, name, schema, options, indexes, (), version, version)
             self.install([ops.create_table(state)])
@@ -382,13 +372,13 @@ class Tree:
 
     def system_table(self, name: str, schema: dict[str, Any]) -> int:
         """The id of a table of our own, made at its first use."""
-        with self._writer:
+        with self.writing:
             found = self.state.by_name(name)
             return found.state.id if found is not None else self.create_table(name, schema, {}, {"compaction": "none"})
 
     def drop_table(self, table_id: int) -> None:
         self.check_writable()
-        with self._writer, self._maintenance:
+        with self.writing, self._maintenance:
             version = self.next_version()
             gone = self._table(self.state, table_id)
             self.install([ops.drop_table(table_id)])
@@ -419,7 +409,7 @@ class Tree:
     def failed(self, why: BaseException | None) -> None:
         """What the last background work ended with; writers wait for room no longer once it failed."""
         with self._publish:
-            self._failed = why
+            self._failed, self.calm = why, False
             self._publish.notify_all()
 
     def work(self) -> None:
@@ -435,7 +425,7 @@ class Tree:
     def flush(self) -> None:
         """Everything committed so far is in table files when this returns."""
         self.check_writable()
-        with self._writer:
+        with self.writing:
             for table_id in list(self.state.tables):
                 self.seal(table_id)
         self.work()
@@ -443,14 +433,14 @@ class Tree:
     @contextmanager
     def maintaining(self, alone: bool = False) -> Iterator[None]:
         """No flush or merge but ours meanwhile; ``alone`` keeps commits out too."""
-        with self._writer if alone else nullcontext(), self._maintenance:
+        with self.writing if alone else nullcontext(), self._maintenance:
             yield
 
     def retire_logs(self) -> None:
         """Drop the logs whose every commit is in table files; the active one stays."""
         with self._manifest_lock:
             oldest = min((u for t in self.state.tables.values() if (u := t.unflushed()) is not None), default=self.logged + 1)
-            active = self._log_writer.number
+            active = self.log.number
             done = [n for n in self.state.layout.wals if n != active and self._wal_last.get(n, oldest) < oldest]
             if not done:
                 return
@@ -461,39 +451,39 @@ class Tree:
                 except StorageError as why:
                     warnings.warn(f"log {number} is done with but stays on disk: {why}", stacklevel=2)
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
     def tag(self, name: str) -> int:
         self.check_writable()
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"tag name {name!r}; give a non-empty text")
-        with self._writer:
+        with self.writing:
             self.install([ops.tag(name, self.logged)])
             return self.logged
 
     def become_reader(self) -> None:
         """After a fork: nothing of the parent's threads, locks and log is ours."""
-        self.read_only = True
-        self._writer, self._maintenance, self._manifest_lock = threading.RLock(), threading.RLock(), threading.RLock()
-        self._publish, self._syncer, self._wal = threading.Condition(), Syncer(self.show), None
+        self.read_only, self.calm = True, False
+        self.writing, self._maintenance, self._manifest_lock = threading.RLock(), threading.RLock(), threading.RLock()
+        self._publish, self.syncer, self._wal = threading.Condition(), Syncer(self.show), None
         self.on_work = self.work
 
     def become(self, fresh: Tree) -> None:
         """A reader's step to what another process wrote since."""
         with self._publish:
-            self.state, self._visible, self.logged = fresh.state, fresh._visible, fresh.logged
+            self.state, self.visible, self.logged = fresh.state, fresh.visible, fresh.logged
             self.manifest, self._files = fresh.manifest, fresh._files
 
     def close(self) -> None:
         """Seal the log with a synced end record. What is in memtables is in the log: nothing is flushed."""
-        if self._closed:
+        if self.closed:
             return
-        self._syncer.close()
-        with self._writer, self._maintenance:
+        self.syncer.close()
+        with self.writing, self._maintenance:
             if self._wal is not None:
                 self._wal.close(seal=True)
-            self._closed = True
+            self.closed, self.calm = True, False
             with self._publish:
                 self._publish.notify_all()
+
+
+def _pairs(times: array[int]) -> list[tuple[int, int]]:
+    return list(zip(times[::2], times[1::2], strict=True))

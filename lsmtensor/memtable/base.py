@@ -6,21 +6,26 @@ A kind of memtable is an index over row numbers; the rows themselves lie in reco
 - Rows are numbered from 0 in the order added, and a number never changes.
 - Versions never fall, so the rows that a snapshot sees are always a prefix, and of one key's rows in
   that prefix the last is the newest.
+- Single rows come compact (`Memtable.append`) and become a batch when somebody asks for one.
 """
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from .. import rows
 from ..arrowtake import take_array, take_table
 from ..errors import InvalidArgumentError
+from ..rows.columns import to_batch
 
 KEY_TYPES = {"int64": pa.int64(), "bytes": pa.binary()}
 
@@ -28,6 +33,7 @@ KEY_TYPES = {"int64": pa.int64(), "bytes": pa.binary()}
 FAN_IN = 16
 SMALL_ROWS = 4096
 SMALL_BYTES = 1 << 18
+SETTLE_ROWS = 16384  # compact rows that become one batch
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,10 @@ class Memtable(ABC):
             raise InvalidArgumentError(f"key kind {key_kind!r}; wanted one of {', '.join(KEY_TYPES)}")
         self.key_kind, self.physical = key_kind, physical
         self._view = View(physical, KEY_TYPES[key_kind])
+        # every row by number, the compact ones whole; those at and after `_view.rows` are compact and in no batch yet
+        self.store: Any = rows.kit().RowTable()
+        self._batch_bytes = 0
+        self._growing = threading.Lock()
         # the commits and the row counts after each; appended to only, `_ends` first, so that a reader finds its pair
         self._versions: list[int] = []
         self._ends: list[int] = []
@@ -121,61 +131,96 @@ class Memtable(ABC):
                 f"a memtable of {view.key_type} keys got {count} rows of {batch.schema} and {len(keys)} keys of "
                 f"{keys.type}; wanted as many keys as rows, and the schema {self.physical}"
             )
-        if version < view.max_seq:
-            raise InvalidArgumentError(f"version {version} after {view.max_seq}; commits are added in their order")
+        if version < self.max_seq:
+            raise InvalidArgumentError(f"version {version} after {self.max_seq}; commits are added in their order")
         if count == 0:
             return
+        with self._growing:
+            self._settle()
+            self._batch_bytes += batch.nbytes + keys.nbytes
+            self._extend(batch, keys, [version], [self._view.rows + count])
+            # after the view: who finds rows without a key there looks for it in the view
+            self.store.skip(count, version)
+
+    def append(self, format: Any, payload: Any, version: int, check: bool = False) -> None:
+        """Compact rows of one commit, as they are in its log record; O(bytes), no Arrow. ``check`` where they come from a file:
+        `ValueError` for rows that are not of the format, and none of them is to be used."""
+        self.store.append(format, payload, version, check)
+
+    def _extend(self, batch: pa.RecordBatch, keys: pa.Array, versions: list[int], ends: list[int]) -> None:
+        """Another batch of rows in the view; the caller holds the lock."""
+        view = self._view
         self._index(keys, view.rows)
         batches, parts = _joined([*view.batches, batch], [*view.key_parts, keys])
+        self._ends += ends
+        self._versions += versions
         self._view = View(
             view.schema,
             view.key_type,
             batches,
             parts,
-            view.rows + count,
-            view.min_seq if view.rows else version,
-            version,
+            view.rows + batch.num_rows,
+            view.min_seq if view.rows else versions[0],
+            versions[-1],
             view.nbytes + batch.nbytes + keys.nbytes,
         )
-        self._ends.append((self._ends[-1] if self._ends else 0) + count)
-        self._versions.append(version)
+
+    def _settle(self) -> None:
+        """Compact rows become batches; the caller holds the lock."""
+        stop = self.store.rows
+        while (start := self._view.rows) < stop:
+            end = min(start + SETTLE_ROWS, stop)
+            batch, keys = to_batch(self.store, start, end, self.physical, self.key_kind)
+            self._extend(batch, keys, batch.column("_seq").to_pylist(), list(range(start + 1, end + 1)))
 
     def view(self) -> View:
         """The rows as they are now: one consistent state for a reader that asks more than one question."""
+        if self._view.rows < self.store.rows:
+            with self._growing:
+                self._settle()
         return self._view
 
     @property
     def rows(self) -> int:
         """Rows added, superseded ones and deletes included."""
-        return self._view.rows
+        return int(self.store.rows)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows and keys; the index over them is not counted."""
-        return self._view.nbytes
+        """Bytes of rows and keys as they came; the index over them is not counted."""
+        return int(self._batch_bytes + self.store.nbytes)
 
     @property
     def min_seq(self) -> int:
         """The oldest version; 0 while empty."""
-        return self._view.min_seq
+        return int(self.store.min_seq)
 
     @property
     def max_seq(self) -> int:
         """The newest version; 0 while empty."""
-        return self._view.max_seq
+        return int(self.store.max_seq)
 
     def table(self) -> pa.Table:
-        return self._view.table()
+        return self.view().table()
 
     def keys(self) -> pa.Array:
-        return self._view.keys()
+        return self.view().keys()
 
     def take(self, rows: np.ndarray, names: Sequence[str] | None = None) -> pa.Table:
-        return self._view.take(rows, names)
+        return self.view().take(rows, names)
+
+    def lookup(self, key: int | bytes, snapshot: int) -> tuple[int, int, int, dict[str, Any] | None] | None:
+        """(version, op, row number, the row where it is at hand) of the newest version of one encoded key that the snapshot
+        sees, deletes included; None where there is none."""
+        found = self.get(pa.array([key], self._view.key_type), snapshot)
+        if found[0] < 0:
+            return None
+        row = self.take(found, ["_seq", "_op"])
+        return row.column("_seq")[0].as_py(), row.column("_op")[0].as_py(), int(found[0]), None
 
     def get(self, keys: pa.Array, snapshot: int) -> np.ndarray:
         """int64 (q): the row of the newest version of each key that the snapshot sees, deletes included; else -1."""
-        view = self._view
+        view = self.view()
         limit = self._limit(view, snapshot)
         if limit == 0 or len(keys) == 0:
             return np.full(len(keys), -1, np.int64)
@@ -186,7 +231,7 @@ class Memtable(ABC):
 
         With ``snapshot`` only the versions that it sees. O(n log n), copies the rows.
         """
-        view = self._view
+        view = self.view()
         limit = view.rows if snapshot is None else self._limit(view, snapshot)
         if limit == 0:
             return view.schema.empty_table(), pa.array([], view.key_type)

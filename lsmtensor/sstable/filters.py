@@ -62,11 +62,24 @@ def build(spec: str, key_hashes: np.ndarray) -> tuple[dict[str, Any], np.ndarray
 
 def test(parameters: dict[str, Any], bits: np.ndarray, key_hashes: np.ndarray) -> np.ndarray:
     """bool (n,): may be there."""
+    name, probes = _checked(parameters, bits)
+    found: np.ndarray = _kernels(name)[1](bits, key_hashes, probes)
+    return found
+
+
+def plain(filter: tuple[dict[str, Any], np.ndarray] | None) -> tuple[np.ndarray, int, bool] | None:
+    """(bits, probes, blocked) of a filter, for those who test one hash at a time."""
+    if filter is None:
+        return None
+    name, probes = _checked(*filter)
+    return filter[1], probes, name == "blocked_bloom"
+
+
+def _checked(parameters: dict[str, Any], bits: np.ndarray) -> tuple[str, int]:
     name, probes = parameters.get("name"), int(parameters.get("probes", 0))
     if name not in ("bloom", "blocked_bloom") or not 1 <= probes <= MAX_PROBES or len(bits) == 0 or len(bits) % 64:
         raise CorruptionError(f"a key filter with parameters {parameters} is not one of ours")
-    found: np.ndarray = _kernels(name)[1](bits, key_hashes, probes)
-    return found
+    return name, probes
 
 
 def _kernels(name: str) -> tuple[Any, Any]:

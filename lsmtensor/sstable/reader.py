@@ -183,6 +183,16 @@ class TableReader:
     def num_batches(self) -> int:
         return len(self._blocks)
 
+    @property
+    def filter(self) -> tuple[dict[str, Any], np.ndarray] | None:
+        """(parameters, bits) of the key filter."""
+        return self._filter
+
+    @property
+    def key_ranges(self) -> tuple[list[Any], list[Any]]:
+        """The first and the last key of each batch."""
+        return self._first, self._last
+
     def first_key(self, i: int) -> int | bytes:
         return self._first[i]
 
@@ -244,6 +254,18 @@ class TableReader:
                 raise self._bad("offsets of a column lie outside its bytes", offsets.address - self._base)
             at = data.address - self._base
             self._check(at + low, at + high)
+
+    def unchecked(self, i: int, name: str) -> pa.Array:
+        """A column of a batch of whose buffers only validity and offsets were checked; who looks at a value checks it (`guard`)."""
+        array = self._column(i, name).array
+        for buffer in _storage(array).buffers()[: None if fixed_width(array) is None and not _has_offsets(array) else -1]:
+            if buffer is not None and buffer.size:
+                self._check(buffer.address - self._base, buffer.address - self._base + buffer.size)
+        return array
+
+    def guard(self) -> tuple[np.ndarray, int, int, Callable[[int, int], None], str]:
+        """(which chunks were found right uint8, bytes a chunk, address of the file, check of a range of it, path)."""
+        return self._good.view(np.uint8), self._chunk, self._base, self._check, self.path
 
     def checked(self, i: int, name: str, start: int, stop: int) -> bool:
         """Whether all chunks under rows [start, stop) of a column were found right before."""
@@ -428,6 +450,12 @@ class TableReader:
 
 def _storage(array: pa.Array) -> pa.Array:
     return array.storage if isinstance(array, pa.ExtensionArray) else array
+
+
+def _has_offsets(array: pa.Array) -> bool:
+    """Offsets and then bytes: text and binary."""
+    kind, t = array.type, pa.types
+    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
 
 
 def fixed_width(array: pa.Array) -> int | None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from .. import rows
 from ..env.base import Env
 from ..errors import ClosedError, InvalidArgumentError, StorageError
 from .format import BATCHES, END, HEADER_BYTES, ROWS, encode_header, encode_record
@@ -38,6 +39,9 @@ class WalWriter:
         # offsets: `_end` of the last record, `_written` to the system, `_synced` to the disk
         self._end = self._written = self._synced = 0
         self._last = (0, 0)
+        self._always, self._timed, self._buffered = self.mode.name == "every", self.mode.ms > 0, self.mode.name == "buffered"
+        self._log_record = rows.kit().log_record
+        self.declared: set[Any] = set()  # what the log's owner noted of it: the row formats whose schema it holds
         try:
             self._hold([encode_header(number)], HEADER_BYTES)
             self.sync()
@@ -66,12 +70,25 @@ class WalWriter:
         with self._changed:
             self._check_open()
             self._append(version, time_ns, kind, payload)
-            ticket = self._end
-            if self.mode.name == "every":
-                self._sync_to(ticket, always=True)
-            elif self.mode.ms:
-                self._start_timer()
-            return ticket
+            return self._appended()
+
+    def append_rows(self, version: int, time_ns: int, payload: bytes) -> int:
+        """`append` of compact rows that are small enough to copy: the record is made and written as one piece."""
+        with self._changed:
+            if self._closed or self._torn is not None or self._lost is not None:
+                self._check_open()
+            record = self._log_record(self.number, self._end, version, time_ns, ROWS, self._synced, payload)
+            self._hold([record], len(record))
+            self._last = (version, time_ns)
+            return self._appended()
+
+    def _appended(self) -> int:
+        ticket = self._end
+        if self._always:
+            self._sync_to(ticket, always=True)
+        elif self._timed:
+            self._start_timer()
+        return ticket
 
     def wait(self, ticket: int) -> None:
         """Return when the record is as safe as the mode says; `StorageError` where that cannot be."""
@@ -139,7 +156,7 @@ class WalWriter:
     def _hold(self, buffers: list[Any], size: int) -> None:
         self._held += buffers
         self._end += size
-        if self.mode.name != "buffered" or self._end - self._written > BUFFER_BYTES:
+        if not self._buffered or self._end - self._written > BUFFER_BYTES:
             self._write_held()
 
     def _write_held(self) -> None:
@@ -147,7 +164,10 @@ class WalWriter:
             return
         held, self._held = self._held, []
         try:
-            self._file.writev(held)
+            if len(held) == 1:
+                self._file.write(held[0])
+            else:
+                self._file.writev(held)
         except BaseException as why:
             # even an interrupt may leave half a record behind
             self._torn = why

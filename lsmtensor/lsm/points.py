@@ -1,0 +1,113 @@
+"""One key in every source of a table: what the compiled lookup in `rows` needs to know of memtables and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from .. import rows
+from ..arrowtake import one_chunk
+from ..convert import row_value
+from ..rows.columns import lanes_of
+from ..schema import Schema
+from ..sstable.points import file_rows
+from ..sstable.reader import TableReader
+from . import keyspace
+from .source import MemSource, RunSource, Source
+
+if TYPE_CHECKING:
+    from .state import TableVersion
+
+Found = tuple[int, int, Callable[[], dict[str, Any]]]
+
+
+def points_of(table: TableVersion) -> Any:
+    """The `Points` of a table's sources, newest interval of versions first."""
+    # the active memtable is the newest also while it is empty
+    others: list[Source] = [*table.mems[1:], *table.runs]
+    rest = sorted(others, key=lambda s: s.min_seq, reverse=True)
+    kit = rows.kit()
+    sources: list[Any] = [MemPoints(s, table.schema, kit) if isinstance(s, MemSource) else RunPoints(s, table, kit) for s in [*table.mems[:1], *rest]]
+    return kit.Points(table.format, table.codec.scalar, sources)
+
+
+class MemPoints:
+    """A memtable by key. ``table`` is its rows for the compiled lookup, None for kinds that have an index of their own."""
+
+    def __init__(self, source: MemSource, schema: Schema, kit: Any) -> None:
+        self._memtable, self._source, self._schema, self._kit = source.memtable, source, schema, kit
+        self.table = self._memtable.store if getattr(self._memtable, "indexed", False) and isinstance(self._memtable.store, kit.RowTable) else None
+        self.fill: Any = getattr(self._memtable, "fill", None)
+        self._readers: dict[int, tuple[pa.RecordBatch, Any]] = {}
+
+    def points(self) -> bool:
+        return False
+
+    def lookup(self, key: int | bytes, snapshot: int) -> Found | None:
+        found = self._memtable.lookup(key, snapshot)
+        if found is None:
+            return None
+        seq, op, row, made = found
+        return seq, op, lambda: self.batch_row(row) if made is None else made
+
+    def batch_row(self, row: int) -> dict[str, Any]:
+        """A row by number, from the batch that it is in."""
+        view = self._memtable.view()
+        at = int(np.searchsorted(view.starts, row, "right")) - 1
+        batch, row = view.batches[at], row - int(view.starts[at])
+        kept = self._readers.get(id(batch))
+        if kept is None:
+            if len(self._readers) > 2 * len(view.batches):
+                self._readers.clear()  # batches were joined since
+            kept = self._readers[id(batch)] = (batch, self._reader(batch))
+        made: dict[str, Any] = kept[1](row)
+        return made
+
+    def _reader(self, batch: pa.RecordBatch) -> Callable[[int], dict[str, Any]]:
+        columns = [(c.name, c.type, batch.column(c.name)) for c in self._schema.columns]
+        if not hasattr(self._kit, "BatchRows"):
+            return lambda row: self._schema.row(batch, row)
+        lanes = lanes_of(columns, lambda name, kind: lambda row: row_value(batch.column(name), row, kind))
+        reader: Callable[[int], dict[str, Any]] = self._kit.BatchRows(batch.num_rows, (True, 0, 0, 0), 0, 0, lanes, None, batch).row
+        return reader
+
+
+class RunPoints:
+    """A run by key: its files for the compiled lookup, where they hold the table's columns as they are."""
+
+    table = None
+
+    def __init__(self, source: RunSource, table: TableVersion, kit: Any) -> None:
+        self._source, self._version, self._kit = source, table, kit
+
+    def points(self) -> Any:
+        """The files, or False where Arrow must read them."""
+        readers = [self._source.reader(i) for i in range(len(self._source.files))]
+        if not all(isinstance(r, TableReader) for r in readers):
+            return False
+        made = [file_rows(r, self._kit, self._version.schema, self._version.physical) for r in readers]
+        return False if None in made else tuple(made)
+
+    def lookup(self, key: int | bytes, snapshot: int) -> Found | None:
+        return found_in(self._source, self._version.schema, key, snapshot)
+
+
+def found_in(source: Source, schema: Schema, key: int | bytes, snapshot: int) -> Found | None:
+    """(version, operation, function that makes the row) of a key's newest version in one source, through Arrow."""
+    if isinstance(source, RunSource) and not source.run.overlaps(key, key):
+        return None
+    found = source.find(keyspace.one(key), snapshot)
+    if found[0] < 0:
+        return None
+    marks = source.take(found, ["_seq", "_op"])
+
+    def made() -> dict[str, Any]:
+        table = source.take(found, schema.arrow.names).cast(schema.arrow)
+        batch = pa.RecordBatch.from_arrays([one_chunk(c) for c in table.columns], schema=table.schema)
+        row: dict[str, Any] = schema.row(batch, 0)
+        return row
+
+    return marks.column("_seq")[0].as_py(), marks.column("_op")[0].as_py(), made

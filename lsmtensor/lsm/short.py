@@ -1,0 +1,127 @@
+"""The short way of single rows: packed once, into the log and the memtable as they are, no Arrow.
+
+What a row needs of a commit and no more: the same locks in the same order, the same version, time and log as `Tree.commit`. A row
+that is not plain (a value to convert, a table with rules) is not taken, and goes the long way, which also says what is wrong.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .. import rows
+from ..errors import ConflictError, CorruptionError
+from ..rows.columns import declared, format_of_arrow, read_head, to_batch, undeclared
+
+if TYPE_CHECKING:
+    from .state import TableVersion
+    from .tree import Tree
+
+Packed = tuple[Any, bytes]  # a row format, and the payload that it made
+
+
+def pack(table: TableVersion, key: Any, row: dict[str, Any] | None, op: int = 1) -> bytes | None:
+    """The payload of a row, or of the delete of one; None where it must go the long way."""
+    if not table.short:
+        return None
+    if table.codec.stored:
+        names = table.codec.names
+        parts = key if isinstance(key, tuple) and len(names) > 1 else (key,)
+        if len(parts) != len(names) or (row is not None and not row.keys().isdisjoint(names)):
+            return None
+        row = {**dict(zip(names, parts, strict=True)), **(row or {})}
+        key = table.codec.scalar(key)
+    payload: bytes | None = table.format.pack(key, row, op)
+    return payload
+
+
+def put(tree: Tree, table_id: int, key: Any, row: dict[str, Any] | None) -> int | None:
+    """Commit one row; its version, or None where it must go the long way."""
+    table = tree.state.tables.get(table_id)
+    payload = None if table is None else pack(table, key, row)
+    if table is None or payload is None:
+        return None
+    made = begin(tree, table_id, table.format, payload)
+    return None if made is None else finish(tree, *made)
+
+
+def delete(tree: Tree, table_id: int, key: Any) -> int | None:
+    """Commit the delete of one key; where it has no row nothing is written."""
+    table = tree.state.tables.get(table_id)
+    payload = None if table is None else pack(table, key, None, 0)
+    if table is None or payload is None:
+        return None
+    made = begin(tree, table_id, table.format, payload, only_if=key)
+    return None if made is None else finish(tree, *made)
+
+
+def begin(tree: Tree, table_id: int, format: Any, payload: bytes, only_if: Any = None, since: tuple[Any, int] | None = None) -> tuple[int, Any, int] | None:
+    """Log a row and show it to later commits: (version, log, place in it), place 0 where nothing was written.
+
+    ``only_if`` is a key that must have a row. ``since`` is (encoded key, version) of a transaction: `ConflictError` where the
+    key has a newer version. None where the table is another by now.
+    """
+    if not tree.calm:
+        tree.check_writable()
+        tree.make_room()
+    with tree.writing:
+        table = tree.state.tables.get(table_id)
+        if table is None or table.format is not format or tree.closed:
+            return None
+        if only_if is not None and not table.points.has(only_if, tree.logged):
+            return tree.logged, tree.log, 0
+        if since is not None and table.points.newest(since[0]) > since[1]:
+            raise ConflictError(
+                f"key {table.codec.key_of(since[0])!r} of table {table.state.name!r}, written by this transaction, was changed after "
+                f"version {since[1]}, where it began; begin again (db.transact() does)"
+            )
+        log, version, now = tree.log, tree.logged + 1, tree.now()
+        if format in log.declared:
+            place = log.append_rows(version, now, payload)
+        else:
+            place = log.append_rows(version, now, declared(payload, table.physical))
+            log.declared.add(format)
+        memtable = table.mems[0].memtable
+        memtable.append(format, payload, version)
+        tree.note_time(version, now)
+        tree.logged = version
+        if memtable.nbytes > tree.memtable_limit or place > tree.log_limit:
+            tree.turn_over(memtable.nbytes > tree.memtable_limit)
+    return version, log, place
+
+
+def finish(tree: Tree, version: int, log: Any, place: int) -> int:
+    """Wait until the row is as safe as the mode says, then show it."""
+    if place:
+        log.wait(place)
+        tree.show(version)
+    return version
+
+
+def later(tree: Tree, version: int, log: Any, place: int) -> Future[int]:
+    """The same without waiting."""
+    return tree.syncer.add(version, (log, place) if place else None)
+
+
+def replay(tree: Tree, declared_in_log: dict[tuple[int, int], pa.Schema], payload: memoryview, version: int, *, path: str, offset: int) -> list[tuple[int, pa.RecordBatch]]:
+    """Put the compact rows of a log record into the memtable; rows of an older schema are answered as batches without ``_seq``."""
+    try:
+        table_id, fingerprint, schema = read_head(payload)
+        if schema:
+            declared_in_log[table_id, fingerprint] = pa.ipc.read_schema(pa.py_buffer(schema))
+        physical = declared_in_log[table_id, fingerprint]
+        table = tree.state.tables.get(table_id)
+        if table is None or version <= table.state.flushed_seq:
+            return []
+        data: Any = undeclared(payload, len(schema)) if schema else payload
+        if data[: rows.plain.HEAD] == table.format.head:
+            table.mems[0].memtable.append(table.format, data, version, check=True)
+            return []
+        store = rows.kit().RowTable()
+        store.append(format_of_arrow(rows.kit(), physical, table.codec, table_id), data, version, True)
+        batch, _ = to_batch(store, 0, store.rows, physical, table.codec.kind)
+        return [(table_id, batch.select([n for n in batch.schema.names if n != "_seq"]))]
+    except (ValueError, KeyError, pa.ArrowException) as why:
+        raise CorruptionError(f"a record of compact rows does not parse ({why})", path=path, offset=offset) from why
