@@ -125,7 +125,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
     import pyarrow as pa
 
     from ..schema import Schema
-    from ..sstable.reader import byte_ranges
+    from ..sstable.arrays import byte_ranges
 
     start, metadata, body = int(proof["offset"]), int(proof["metadata"]), int(proof["body"])
     if min(start, metadata, body) < 0 or start + metadata + body > int(proof["count"]) * size:

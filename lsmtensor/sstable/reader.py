@@ -20,6 +20,7 @@ from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError
 from ..merkle import HASHES, inclusion_path, leaf_hash, leaf_hash_of, merkle_root
 from . import filters
+from .arrays import byte_ranges, fixed_width, has_offsets, storage_of
 from .format import FORMAT, MAGIC, TRAILER, key_value, place
 from .zones import Pruner
 
@@ -220,7 +221,7 @@ class TableReader:
         column = self._columns.get((i, name))
         if column is None:
             array = self._batch(i).column(name)
-            buffers, width, at = _storage(array).buffers(), fixed_width(array), 0
+            buffers, width, at = storage_of(array).buffers(), fixed_width(array), 0
             if width is not None:
                 at = buffers.pop().address - self._base
             others = [(b.address - self._base, b.address - self._base + b.size) for b in buffers if b is not None and b.size]
@@ -258,7 +259,7 @@ class TableReader:
     def unchecked(self, i: int, name: str) -> pa.Array:
         """A column of a batch of whose buffers only validity and offsets were checked; who looks at a value checks it (`guard`)."""
         array = self._column(i, name).array
-        for buffer in _storage(array).buffers()[: None if fixed_width(array) is None and not _has_offsets(array) else -1]:
+        for buffer in storage_of(array).buffers()[: None if fixed_width(array) is None and not has_offsets(array) else -1]:
             if buffer is not None and buffer.size:
                 self._check(buffer.address - self._base, buffer.address - self._base + buffer.size)
         return array
@@ -446,39 +447,6 @@ class TableReader:
             "file": self.number, "count": len(leaves), "chunk_bytes": self._chunk, "hash": self._kind, "row": local,
             "offset": b["offset"], "metadata": b["metadata"], "body": b["body"], "schema_end": self._first_offset(), "chunks": chunks,
         }  # fmt: skip
-
-
-def _storage(array: pa.Array) -> pa.Array:
-    return array.storage if isinstance(array, pa.ExtensionArray) else array
-
-
-def _has_offsets(array: pa.Array) -> bool:
-    """Offsets and then bytes: text and binary."""
-    kind, t = array.type, pa.types
-    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
-
-
-def fixed_width(array: pa.Array) -> int | None:
-    """Bytes of a row's values where every row has as many, one after the other in the last buffer; else None."""
-    storage, t = _storage(array), pa.types
-    kind, times = storage.type, 1
-    if t.is_fixed_size_list(kind):
-        if storage.values.null_count:
-            return None
-        kind, times = kind.value_type, kind.list_size
-    if t.is_primitive(kind) and not t.is_boolean(kind):
-        return int(times * kind.bit_width // 8)
-    return None
-
-
-def byte_ranges(array: pa.Array, start: int, stop: int, base: int) -> list[tuple[int, int]]:
-    """Where rows [start, stop) of a whole column lie, counted from the address ``base``."""
-    buffers, ranges = _storage(array).buffers(), []
-    width = fixed_width(array)
-    if width is not None:
-        at = buffers.pop().address - base
-        ranges.append((at + start * width, at + stop * width))
-    return ranges + [(b.address - base, b.address - base + b.size) for b in buffers if b is not None and b.size]
 
 
 def _lower(here: pa.Array, sought: pa.Array) -> tuple[np.ndarray, np.ndarray]:
