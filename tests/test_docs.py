@@ -32,12 +32,16 @@ import lsmtensor.memtable
 from lsmtensor.keys import KeyCodec, physical_schema
 from lsmtensor.lsm.commit import with_seq
 from lsmtensor.memtable.base import Memtable
+from lsmtensor.rows import kit
+from lsmtensor.rows.columns import format_of
 schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("text", pa.string())], primary_key="id")
 codec, physical, version, snapshot = KeyCodec(schema), physical_schema(schema), 1, 1
 rows = schema.batch({"id": [2, 1], "text": ["b", "a"]})
 key_kind, keys = codec.kind, codec.encode(rows)
 fields = [f for f in physical if f.name != "_seq"]
 batch = with_seq(pa.RecordBatch.from_arrays([*rows.columns, pa.array([1, 1], pa.uint8())], schema=pa.schema(fields)), version)
+format, key = format_of(kit(), schema, codec, physical, 1), 1
+payload = format.pack(3, {"text": "c"})
 """,
     "docs/quantizers.md": "x, queries = rng.random((500, 384), np.float32), rng.random((4, 384), np.float32)",
     "docs/tensors.md": """
