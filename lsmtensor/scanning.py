@@ -10,7 +10,9 @@ import pyarrow as pa
 from .errors import InvalidArgumentError, SchemaError
 from .lsm.ahead import ahead
 from .lsm.state import View
-from .search.dense import check_where
+from .search.where import check_where, indexed
+
+GATHER = 16384  # rows found by an index that are fetched at once
 
 
 def project(view: View, columns: Sequence[str] | None) -> pa.Schema:
@@ -34,6 +36,11 @@ def bound(view: View, key: Any) -> Any:
 
 
 def scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, reverse: bool) -> Iterator[pa.Table]:
+    found = None if where is None else indexed(view, where, bound(view, start), bound(view, stop))
+    if found is not None:
+        owner, row = (part[::-1] for part in found) if reverse else found
+        yield from (view.rows(owner[at : at + GATHER], row[at : at + GATHER], schema) for at in range(0, len(owner), GATHER))
+        return
     names = list(schema.names)
     read = names if where is None else names + [n for n in columns_of(view, where) if n not in names]
     wide = pa.schema([view.table.schema.arrow.field(n) for n in read])

@@ -87,6 +87,17 @@ def order(keys: pa.Array, seqs: np.ndarray | None = None) -> np.ndarray:
     return np.asarray(pc.sort_indices(table, [("k", "ascending"), ("s", "descending")])).astype(np.int64)
 
 
+def between(keys: pa.Array, start: Key | None, stop: Key | None) -> np.ndarray:
+    """bool (n,): the keys in [start, stop)."""
+    import pyarrow.compute as pc
+
+    inside = np.ones(len(keys), bool)
+    for bound, test in ((start, pc.greater_equal), (stop, pc.less)):
+        if bound is not None:
+            inside &= test(keys, pa.scalar(bound, keys.type)).to_numpy(zero_copy_only=False)
+    return inside
+
+
 def same_as_previous(keys: pa.Array) -> np.ndarray:
     """bool (n,): the row has the key of the row before it; False for row 0."""
     result = np.zeros(len(keys), bool)

@@ -116,7 +116,8 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
     bottom = not any(r.min_seq < oldest_chosen for r in others)
     keep = needed_since(oldest, pinned, bottom)
     # a table with vector indexes is rewritten whole: one graph is searched faster than many
-    moves = tree.config.compaction.trivial_moves and not whole and not table.state.indexes
+    graphs = any(e["spec"] != "sorted" for e in table.state.indexes.values())
+    moves = tree.config.compaction.trivial_moves and not whole and not graphs
     files: list[FileRef] = []
     read = {"runs": len(chosen), "rows": sum(r.rows for r in chosen), "bytes": sum(r.run.bytes for r in chosen)}
     with tree.events.timed("compaction", table=table.state.name, level=level, **read) as facts:

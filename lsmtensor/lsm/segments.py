@@ -26,6 +26,7 @@ from ..registry import Spec
 from ..schema import column_numpy
 from . import keyspace, ops
 from .layout import SegmentRef
+from .sorted import sort_column
 from .source import MemSource, RunSource, Source
 
 if TYPE_CHECKING:
@@ -229,15 +230,21 @@ def index_due(tree: Tree) -> None:
                         table = tree.head()[0].tables[table_id]
 
 
-def _build(tree: Tree, table_id: int, run: RunSource, at: int, name: str, entry: dict[str, Any]) -> None:
-    spec, file = Spec.parse(entry["spec"]), run.files[at]
-    vectors, rows = _vectors(run, at, entry["column"])
+def _sections(tree: Tree, run: RunSource, at: int, spec: Spec, column: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if spec.name == "sorted":
+        rows = np.arange(int(run.starts[at]), int(run.starts[at + 1]))
+        return {"kind": "sorted"}, sort_column(run.take(rows, [column]).column(0))
+    vectors, present = _vectors(run, at, column)
     index = indexes.create(spec, dim=vectors.shape[1], kernel=tree.config.kernel)
     index.add(vectors, copy=False)
     index.calibrate()
     header, arrays = index.to_sections()
-    if rows is not None:
-        arrays["_rows"] = rows
+    return header, arrays if present is None else {**arrays, "_rows": present}
+
+
+def _build(tree: Tree, table_id: int, run: RunSource, at: int, name: str, entry: dict[str, Any]) -> None:
+    spec, file = Spec.parse(entry["spec"]), run.files[at]
+    header, arrays = _sections(tree, run, at, spec, entry["column"])
     number = tree.next_file()
     file_name = f"{file.ref.number:06d}.i{number}.{spec.name}"
     path = f"{tree.path}/sst/{file_name}"

@@ -11,6 +11,7 @@ from .. import indexes
 from ..dtypes import SparseType, TensorType
 from ..errors import DuplicateKeyError, InvalidArgumentError, UnknownNameError
 from ..lsm import ops
+from ..lsm.sorted import sortable
 from ..lsm.tree import Tree
 from ..registry import Spec, near
 from ..schema import Schema
@@ -31,6 +32,12 @@ def check_index(schema: Schema, column: str, spec: Any, *, name: str | None = No
             raise InvalidArgumentError(f"{parsed}: sparse takes no parameters")
         if (kind not in (pa.string(), pa.large_string())) if parsed.name == "text" else not (isinstance(kind, SparseType) and kind.searchable):
             raise InvalidArgumentError(f"column {column!r} is a {kind}; {parsed.name} indexes are for {LEXICAL[parsed.name]}")
+        return _named(column, parsed, name, taken)
+    if parsed.name == "sorted":
+        if parsed.params:
+            raise InvalidArgumentError(f"{parsed}: sorted takes no parameters")
+        if not sortable(kind):
+            raise InvalidArgumentError(f"column {column!r} is a {kind}; sorted indexes are for numbers, text, bytes, dates and times")
         return _named(column, parsed, name, taken)
     if not isinstance(kind, TensorType) or len(kind.shape) != 1 or kind.dtype not in ("float16", "float32", "float64"):
         raise InvalidArgumentError(f"column {column!r} is a {kind}; vector indexes are for one-dimensional float tensors")

@@ -22,8 +22,8 @@ from ..kernels.contract import METRICS
 from ..lsm import keyspace, segments
 from ..lsm.source import MemSource, RunSource, Source
 from ..lsm.state import View
-from ..recent import Recent
 from ..registry import Spec, near
+from .where import matching
 
 
 @dataclass
@@ -181,10 +181,7 @@ def visible(view: View, number: int, source: Source, where: Any) -> np.ndarray |
     mask = marks.visible(view.version)
     if own is not None and source is not own:
         mask = _both(mask, _not_overwritten(source, own, view.version, len(marks.seqs)))
-    if where is None:
-        return mask
-    check_where(where)
-    return _both(mask, _matching(source, where))
+    return mask if where is None else _both(mask, matching(view, source, where))
 
 
 def _not_overwritten(source: Source, own: MemSource, version: int, n: int) -> np.ndarray:
@@ -240,43 +237,6 @@ def _scan(
         distances.append(near)
     best_rows, best = (rows[0], distances[0]) if len(rows) == 1 else _best(np.concatenate(rows, 1), np.concatenate(distances, 1), k)
     return _pad(best_rows, np.sqrt(best) if metric == "l2" else best, k)
-
-
-def check_where(where: Any) -> None:
-    """A filter is an Arrow expression; `InvalidArgumentError` for text and for functions."""
-    import pyarrow.compute as pc
-
-    if not isinstance(where, pc.Expression):
-        raise InvalidArgumentError(f"where={where!r} is a {type(where).__name__}; give a pyarrow.compute expression, such as pc.field('id') < 2")
-
-
-def _matching(source: Source, where: Any) -> np.ndarray:
-    """bool (rows,): the filter on every row of a source; kept per run for the filters asked last."""
-    if isinstance(source, MemSource):
-        return _evaluate(source.memtable.table(), where)
-    kept: Recent[np.ndarray] = source.__dict__.setdefault("_matching", Recent())
-    known = kept.get(where)
-    if known is not None:
-        return known
-    text = str(where)
-    names = [n for n in source.reader(0).schema.names if n in text]
-    masks = [
-        _evaluate(source.columns(i, names), where) if source.may_match(i, where) else np.zeros(len(source.seqs(i)), bool)
-        for i in range(source.num_batches)
-    ]
-    return kept.put(where, np.concatenate(masks))
-
-
-def _evaluate(table: pa.Table, where: Any) -> np.ndarray:
-    plain = table.select([f.name for f in table.schema if not isinstance(f.type, pa.BaseExtensionType)])
-    numbered = plain.append_column("_row", pa.array(np.arange(table.num_rows)))
-    try:
-        rows = numbered.filter(where).column("_row").to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as why:
-        raise SchemaError(f"where={where} does not apply to this table ({why}); columns: {', '.join(plain.schema.names)}") from why
-    mask = np.zeros(table.num_rows, bool)
-    mask[rows] = True
-    return mask
 
 
 def merged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from ..recent import Recent
 
 MAX_TEXT = 64
+_NAN = re.compile(r"\bnan\b")
 
 
 def zone_map(batch: pa.RecordBatch) -> dict[str, Any]:
@@ -36,6 +38,11 @@ def zone_map(batch: pa.RecordBatch) -> dict[str, Any]:
     return zones
 
 
+def compares_nan(where: Any) -> bool:
+    """Whether a filter compares with NaN: Arrow then thinks that intervals are ruled out which are not."""
+    return _NAN.search(str(where)) is not None
+
+
 class Pruner:
     """Which batches a filter can match. Arrow expressions have no readable form but this: each batch is a
     fragment of a data set whose partition expression is its zone map, and Arrow answers which fragments remain."""
@@ -48,7 +55,9 @@ class Pruner:
     def survivors(self, where: Any) -> frozenset[int]:
         """Numbers of the batches that may hold a match."""
         known = self._kept.get(where)
-        return self._kept.put(where, self._ask(where)) if known is None else known
+        if known is None:
+            known = self._kept.put(where, frozenset(range(len(self._zones))) if compares_nan(where) else self._ask(where))
+        return known
 
     def _ask(self, where: Any) -> frozenset[int]:
         import pyarrow.dataset as ds

@@ -1,0 +1,165 @@
+"""Sorted indexes of scalar columns: for each table file its values in order with the rows they stand in, a segment like any other.
+
+A filter is an Arrow expression, whose only readable form is Arrow's own answer to "can this hold where the column lies in [a, b]?". So the
+sorted values are a tree of intervals, and Arrow is asked on the way down: equality, ranges, lists, nulls, and what is joined by
+and. What comes back is a superset of the matching rows; the caller applies the filter to them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..arrowbytes import stream_arrays, stream_bytes
+from ..arrowtake import one_chunk
+from ..errors import CorruptionError, LsmTensorError
+from ..evolution import cast
+from ..indexes import container
+from ..recent import Recent
+from ..sstable.zones import compares_nan
+from .evaluate import evaluate, named
+from .source import RunSource
+
+FAN = 16
+LEAF = 256
+
+
+def sortable(kind: Any) -> bool:
+    """Whether a column of this type can have a sorted index: numbers, text, bytes, dates, times, decimals."""
+    t = pa.types
+    if not isinstance(kind, pa.DataType) or kind == pa.float16():
+        return False
+    plain = t.is_integer(kind) or t.is_floating(kind) or t.is_temporal(kind) or t.is_decimal(kind)
+    return bool((plain and not t.is_interval(kind)) or t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind) or t.is_large_binary(kind))
+
+
+def sort_column(column: pa.ChunkedArray) -> dict[str, np.ndarray]:
+    """The sections of a segment: ``values`` in order, as an Arrow stream; ``rows`` they stand in; ``rest``, the rows of nulls and NaN. O(n log n)."""
+    import pyarrow.compute as pc
+
+    array = one_chunk(column)
+    plain = array.is_valid()
+    if pa.types.is_floating(array.type):
+        plain = pc.and_(plain, pc.invert(pc.is_nan(array.fill_null(0))))
+    there = plain.to_numpy(zero_copy_only=False)
+    order = pc.sort_indices(array).to_numpy()
+    order = order[there[order]]
+    nulls = ~array.is_valid().to_numpy(zero_copy_only=False)
+    return {
+        "values": np.frombuffer(stream_bytes(array.take(pa.array(order))), np.uint8), "rows": order.astype("<u4"),
+        "nulls": np.flatnonzero(nulls).astype("<u4"), "nans": np.flatnonzero(~there & ~nulls).astype("<u4"),
+    }  # fmt: skip
+
+
+class SortedIndex:
+    """The index of one file, opened: ``values`` (m) rise, ``rows`` (m) uint32 are where they stand; ``schema`` is what filters speak of."""
+
+    def __init__(self, schema: pa.Schema, column: str, values: pa.Array, rows: np.ndarray, nulls: np.ndarray, nans: np.ndarray) -> None:
+        import pyarrow.compute as pc
+
+        self._schema, self._name, self._column = schema, column, pc.field(column)
+        self._values, self._rows, self._nulls, self._nans = values, rows, nulls, nans
+        self._nodes: dict[tuple[int, int], tuple[Any, list[tuple[int, int]]]] = {}
+        self._kept: Recent[np.ndarray] = Recent()
+
+    def candidates(self, where: Any) -> np.ndarray:
+        """int64, ascending: rows for which the filter may hold. O(log n) questions to Arrow for each end of a range."""
+        known = self._kept.get(where)
+        if known is None:
+            spans = self._spans(where, 0, len(self._rows))
+            # NaN is in no interval
+            parts = [self._nans, *(self._rows[a:b] for a, b in spans)]
+            if spans and named(self._schema, where) == [self._name]:
+                # of the end leaves, those that match: their values are here, the file's are far apart
+                for i in {0, len(spans) - 1}:
+                    values = pa.table([self._values.slice(spans[i][0], len(parts[i + 1]))], [self._name])
+                    parts[i + 1] = parts[i + 1][evaluate(values, where)]
+            if len(self._nulls) and _survivors(self._fragments([self._column.is_null()]), where):
+                parts.append(self._nulls)
+            known = self._kept.put(where, np.sort(np.concatenate(parts).astype(np.int64)))
+        return known
+
+    def _spans(self, where: Any, start: int, stop: int) -> list[tuple[int, int]]:
+        """Intervals of the sorted values that hold every match in [start, stop)."""
+        if start == stop:
+            return []
+        node = self._nodes.get((start, stop))
+        if node is None:
+            step = -(-(stop - start) // (FAN * LEAF)) * LEAF
+            children = [(a, min(a + step, stop)) for a in range(start, stop, step)]
+            inside = [(self._column >= self._values[a]) & (self._column <= self._values[b - 1]) for a, b in children]
+            node = self._nodes[start, stop] = (self._fragments(inside), children)
+        asked, children = node
+        found = [children[i] for i in _survivors(asked, where)]
+        return found if children[0][1] - start <= LEAF else [span for a, b in found for span in self._spans(where, a, b)]
+
+    def _fragments(self, guarantees: list[Any]) -> Any:
+        """A data set of one fragment for each guarantee, of no bytes: Arrow answers which of them a filter leaves."""
+        import pyarrow.dataset as ds
+        import pyarrow.fs as fs
+
+        form, disk = ds.IpcFileFormat(), fs.LocalFileSystem()
+        fragments = [form.make_fragment(f"{i}", disk, partition_expression=g) for i, g in enumerate(guarantees)]
+        return ds.FileSystemDataset(fragments, self._schema, form, disk)
+
+
+def _survivors(asked: Any, where: Any) -> list[int]:
+    return [int(f.path) for f in asked.get_fragments(where)]
+
+
+def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> np.ndarray | None:
+    """int64, ascending: the rows of a run for which a filter may hold, by its sorted indexes (name to column); None where
+    they leave so many that a look at every row is as quick. A file without a segment stands whole among them.
+    """
+    text = str(where)
+    asked = {n: column for n, column in indexes.items() if column in text}
+    if not asked or compares_nan(where):
+        return None
+    parts, most = [], max(source.rows // 256, 4096)
+    for at, file in enumerate(source.files):
+        best = None
+        for name, column in asked.items():
+            index = _opened(source, at, name, column)
+            if index is not None:
+                found = index.candidates(where)
+                best = found if best is None else np.intersect1d(best, found, assume_unique=True)
+        parts.append((np.arange(file.ref.rows) if best is None else best) + int(source.starts[at]))
+        most -= len(parts[-1])
+        if most < 0:
+            return None
+    return np.concatenate(parts)
+
+
+def _opened(source: RunSource, at: int, name: str, column: str) -> SortedIndex | None:
+    """The sorted index of a file of a run; None where it has none that is whole."""
+    ref = next((s for s in source.files[at].ref.segments if s.index == name), None)
+    if ref is None:
+        return None
+    kept: dict[int, SortedIndex | None] = source.__dict__.setdefault("_sorted", {})
+    if ref.number not in kept:
+        try:
+            kept[ref.number] = _open(source, at, ref.file, column)
+        except (LsmTensorError, OSError) as why:
+            warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=2)
+            kept[ref.number] = None
+    return kept[ref.number]
+
+
+def _open(source: RunSource, at: int, name: str, column: str) -> SortedIndex:
+    file = source.files[at]
+    path = f"{file.path.rsplit('/', 1)[0]}/{name}"
+    header, arrays = container.unpack(file.env.open(path, kind="index").map(), where=path)
+    try:
+        (values,) = stream_arrays(arrays["values"])
+        rows, nulls, nans = arrays["rows"], arrays["nulls"], arrays["nans"]
+    except (KeyError, ValueError, pa.ArrowException) as why:
+        raise CorruptionError(f"the sorted values do not parse ({why!r})", path, 0) from why
+    every, n = [part for part in (rows, nulls, nans) if len(part)], file.ref.rows
+    if header.get("rows") != n or sum(map(len, every)) != n or len(values) != len(rows) or any(int(part.max()) >= n for part in every):
+        raise CorruptionError("the segment indexes other rows than its table file has", path, 0)
+    schema = source.reader(at).schema
+    return SortedIndex(schema, column, cast(values, schema.field(column).type), rows, nulls, nans)

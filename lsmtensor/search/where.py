@@ -1,0 +1,107 @@
+"""Filters: which rows an Arrow expression allows, by a look at every row or by sorted indexes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import InvalidArgumentError
+from ..lsm import keyspace
+from ..lsm.evaluate import evaluate, named
+from ..lsm.sorted import candidates
+from ..lsm.source import MemSource, RunSource, Source
+from ..lsm.state import View
+from ..recent import Recent
+from ..registry import Spec
+
+
+def check_where(where: Any) -> None:
+    """A filter is an Arrow expression; `InvalidArgumentError` for text and for functions."""
+    import pyarrow.compute as pc
+
+    if not isinstance(where, pc.Expression):
+        raise InvalidArgumentError(f"where={where!r} is a {type(where).__name__}; give a pyarrow.compute expression, such as pc.field('id') < 2")
+
+
+def matching(view: View, source: Source, where: Any) -> np.ndarray:
+    """bool (rows,): the filter on every row of a source; kept per run for the filters asked last."""
+    check_where(where)
+    if isinstance(source, MemSource):
+        return _in_memory(source, where)
+    kept: Recent[np.ndarray] = source.__dict__.setdefault("_matching", Recent())
+    known = kept.get(where)
+    if known is not None:
+        return known
+    some = candidates(source, sorted_columns(view), where)
+    if some is not None:
+        mask = np.zeros(source.rows, bool)
+        mask[_holding(source, some, where)] = True
+        return kept.put(where, mask)
+    names = named(source.reader(0).schema, where)
+    masks = [
+        evaluate(source.columns(i, names), where) if source.may_match(i, where) else np.zeros(len(source.seqs(i)), bool)
+        for i in range(source.num_batches)
+    ]
+    return kept.put(where, np.concatenate(masks))
+
+
+def indexed(view: View, where: Any, start: Any = None, stop: Any = None) -> tuple[np.ndarray, np.ndarray] | None:
+    """(source, row) of every visible row that a filter allows, by key in [start, stop): by sorted indexes alone, or None
+    where they do not help. O(candidates log rows), whatever the table holds.
+    """
+    indexes = sorted_columns(view)
+    if not indexes:
+        return None
+    check_where(where)
+    found: list[np.ndarray] = []
+    for source in view.sources:
+        if isinstance(source, MemSource):
+            found.append(np.flatnonzero(_in_memory(source, where)))
+            continue
+        some = candidates(source, indexes, where)
+        if some is None:
+            return None
+        found.append(_holding(source, some, where))
+    owner, row, keys = [], [], []
+    for s, rows in enumerate(found):
+        if len(rows):
+            mine = keys_of(view, view.sources[s], rows)
+            # a row that is hidden here may match and its newer one not: only the owner of a key has a say
+            whose, where_there = view.locate(mine)
+            seen = (whose == s) & (where_there == rows)
+            if start is not None or stop is not None:
+                seen &= keyspace.between(mine, start, stop)
+            owner.append(np.full(int(seen.sum()), s))
+            row.append(rows[seen])
+            keys.append(mine.filter(pa.array(seen)))
+    if not keys:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    order = keyspace.order(keyspace.concat(keys))
+    return np.concatenate(owner)[order], np.concatenate(row)[order]
+
+
+def keys_of(view: View, source: Source, rows: np.ndarray) -> pa.Array:
+    """The encoded keys of some rows of a source."""
+    names = ["_key"] if view.table.codec.stored else list(view.table.schema.primary_key)
+    return view.table.codec.encode(source.take(rows, names))
+
+
+def sorted_columns(view: View) -> dict[str, str]:
+    """Sorted indexes of the table: name to column."""
+    kept: dict[str, str] | None = view.table.__dict__.get("_sorted_columns")
+    if kept is None:
+        entries = view.table.state.indexes
+        kept = view.table.__dict__["_sorted_columns"] = {n: e["column"] for n, e in entries.items() if Spec.parse(e["spec"]).name == "sorted"}
+    return kept
+
+
+def _in_memory(source: MemSource, where: Any) -> np.ndarray:
+    table = source.memtable.view().table()
+    return evaluate(table.select(named(table.schema, where)), where)
+
+
+def _holding(source: RunSource, rows: np.ndarray, where: Any) -> np.ndarray:
+    """Those of the rows for which the filter holds."""
+    return rows[evaluate(source.take(rows, named(source.reader(0).schema, where)), where)] if len(rows) else rows
