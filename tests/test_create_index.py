@@ -20,7 +20,7 @@ def table(db, n=400):
     return docs
 
 
-@pytest.mark.parametrize("spec", ["hnsw", "fqg", "gwi", "lsh", "ivfflat", "ivfpq", "flat"])
+@pytest.mark.parametrize("spec", ["hnsw", "fqg", "gwi", "lsh", "ivfflat", "ivfpq", "diskann", "flat"])
 def test_segments_are_made_used_kept_and_dropped(tmp_path, spec):
     with lt.open(tmp_path / "a.lsm", config=CONFIG) as db:
         docs = table(db)

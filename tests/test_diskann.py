@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import lsmtensor as lt
@@ -215,3 +216,28 @@ def test_threads_share_pages(tmp_path):
     index.threads = 3
     for a, b in zip(alone, index.search(queries, 10), strict=True):
         assert np.array_equal(a, b)
+
+
+def test_a_damaged_page_of_a_segment_is_searched_without(tmp_path):
+    """In the tree an index is derived data: the table file has the rows."""
+    config = lt.RunConfig.from_dict({"background": False, "index": {"min_rows": 100}})
+    rows = vectors(1, 600, 16)
+    with lt.open(tmp_path / "a.lsm", config=config) as db:
+        columns = [lt.Column("id", pa.int64()), lt.Column("v", lt.tensor("float32", (16,)))]
+        docs = db.create_table("docs", lt.Schema(columns, primary_key="id"))
+        docs.insert({"id": np.arange(600), "v": rows})
+        db.flush()
+        docs.create_index("v", "diskann(cache=0)")
+        want = docs.search(rows[:20], k=3)
+        assert docs.search(rows[0], explain=True)["sources"][0]["plan"].startswith("walk")
+        db.verify()
+    (path,) = (tmp_path / "a.lsm" / "sst").glob("*.diskann")
+    bad = bytearray(path.read_bytes())
+    bad[-9000:] = bytes(9000)
+    path.write_bytes(bad)
+    with lt.open(tmp_path / "a.lsm", config=config) as db:
+        with pytest.warns(UserWarning, match="page .* damaged"):
+            found = db["docs"].search(rows[:20], k=3)
+        assert found.equals(want)
+        assert db["docs"].search(rows[0], explain=True)["sources"][0]["walked"] == "no segment"
+        expect(CorruptionError, "page", db.verify)

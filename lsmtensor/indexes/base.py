@@ -91,6 +91,10 @@ class VectorIndex(ABC):
         """The rows of an index from a file: an array, or `Rows` of its own."""
         return arrays.get("vectors", vectors)
 
+    def _saved_rows(self) -> dict[str, np.ndarray]:
+        """The rows as a file holds them, where ``_arrays`` does not."""
+        return {"vectors": self._vectors.array}
+
     def _settings(self) -> dict[str, Any]:
         """Constructor arguments beside dim, metric, kernel and threads."""
         return {}
@@ -336,8 +340,7 @@ class VectorIndex(ABC):
             raise InvalidArgumentError("a segment without its vectors needs ids 0..n-1 and no removed rows; give include_vectors=True")
         arrays = dict(self._arrays())
         if include_vectors:
-            if "pages" not in arrays:  # which hold them
-                arrays["vectors"] = self._vectors.array
+            arrays |= self._saved_rows()
             if self._ids is not None:
                 arrays["ids"] = self._ids.array
             if self._alive is not None:

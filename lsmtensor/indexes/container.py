@@ -2,7 +2,7 @@
 
     "LSMTIDX\\x01" | u32 format | u32 header length | u32 header CRC | u32 CRC of these 20 bytes | header | arrays
 
-The header lists the arrays: name, dtype, shape, offset, CRC. Every byte between them is zero. An array named ``pages``, uint8 (n, 4096), begins
+The header lists the arrays: name, dtype, shape, offset, CRC. Every byte between them is zero. An array named ``pages`` or ``….pages``, uint8 (n, 4096), begins
 with a page of the file, and its rows carry sums of their own (`paged`).
 """
 
@@ -19,13 +19,15 @@ from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError
 from .paged import PAGE, check
 
-# the name of an array that is pages
-PAGES = "pages"
 MAGIC = b"LSMTIDX\x01"
 FORMAT = 1
 _HEAD = struct.Struct("<8sIIII")
 # on disk: what an array may be of
 DTYPES = ("|u1", "|i1", "<u2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4")
+
+
+def are_pages(name: str) -> bool:
+    return name.rpartition(".")[2] == "pages"
 
 
 def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
@@ -37,7 +39,7 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
         whole = np.ascontiguousarray(array)
         if whole.dtype.str not in DTYPES:
             raise InvalidArgumentError(f"array {name!r} of dtype {whole.dtype} in an index file; give one of {', '.join(DTYPES)}")
-        paged = name == PAGES
+        paged = are_pages(name)
         if paged and at % PAGE:
             buffers.append(bytes(-at % PAGE))
             at += -at % PAGE
@@ -47,7 +49,7 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
         buffers += [flat, bytes(pad)]
         at += len(flat) + pad
     text = json.dumps({"header": header, "arrays": listed, "bytes": at}, separators=(",", ":")).encode()
-    text += b" " * (-(_HEAD.size + len(text)) % (PAGE if PAGES in arrays else 64))
+    text += b" " * (-(_HEAD.size + len(text)) % (PAGE if any(map(are_pages, arrays)) else 64))
     head = _HEAD.pack(MAGIC, FORMAT, len(text), crc32c(text), 0)[:-4]
     return [head + struct.pack("<I", crc32c(head)), text, *buffers]
 
@@ -82,7 +84,7 @@ def unpack(data: Any, *, where: str = "", whole: bool = True) -> tuple[dict[str,
             if start < end or start + size > len(view) or any(view[end:start]):
                 raise CorruptionError(f"array {entry['name']!r} lies outside the file", where, start)
             raw = view[start : start + size]
-            if entry["name"] == PAGES:
+            if are_pages(entry["name"]):
                 if shape[1:] != [PAGE] or entry["dtype"] != "|u1" or start % PAGE:
                     raise CorruptionError(f"pages of {entry['dtype']} {shape}", where, start)
                 if whole:

@@ -321,6 +321,9 @@ class DiskANN(FQG):
         pages = self._vectors.pages if self._on_pages else self._layout.written(self._vectors, self._links.array, self._order)  # type: ignore[attr-defined]
         return {**self._small(), "pages": pages}
 
+    def _saved_rows(self) -> dict[str, np.ndarray]:
+        return super()._saved_rows() if self._coded.grid is None else {}
+
     def to_sections(self, *, include_vectors: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         header, arrays = super().to_sections(include_vectors=include_vectors)
         # the pages hold the rows, of a segment too

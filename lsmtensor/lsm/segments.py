@@ -165,9 +165,16 @@ def segment_of(source: RunSource, at: int, name: str, column: str, tree: Tree) -
         try:
             kept[ref.number] = _open_segment(tree, source, at, ref, column)
         except (LsmTensorError, OSError) as why:
-            warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=2)
-            kept[ref.number] = None
+            give_up(source, at, name, why)
     return kept[ref.number]
+
+
+def give_up(source: RunSource, at: int, name: str, why: Exception) -> None:
+    """Search a run's file number ``at`` without its segment from now on."""
+    file = source.files[at]
+    ref = next(s for s in file.ref.segments if s.index == name)
+    warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=3)
+    file.__dict__.setdefault("_segments", {})[ref.number] = None
 
 
 def _vectors(source: RunSource, at: int, column: str) -> tuple[np.ndarray, np.ndarray | None]:

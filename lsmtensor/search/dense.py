@@ -16,7 +16,7 @@ import pyarrow as pa
 from .. import kernels
 from ..config import RunConfig
 from ..dtypes import TensorType
-from ..errors import InvalidArgumentError, SchemaError, UnknownNameError
+from ..errors import CorruptionError, InvalidArgumentError, SchemaError, UnknownNameError
 from ..indexes.dial import check_recall
 from ..kernels.contract import METRICS
 from ..lsm import keyspace, segments
@@ -197,7 +197,14 @@ def _walk(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     assert plan.index is not None
     segment = segments.segment_of(source, at, plan.index, plan.column, tree)
-    return None if segment is None else segment.search(queries, k, mask, **params)
+    if segment is None:
+        return None
+    try:
+        return segment.search(queries, k, mask, **params)
+    except CorruptionError as why:
+        # a page that is read by a search only: the table file has the rows
+        segments.give_up(source, at, plan.index, why)
+        return None
 
 
 def _best(rows: np.ndarray, distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
