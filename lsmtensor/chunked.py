@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import itertools
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from .errors import CorruptionError, InvalidArgumentError, UnavailableError
 BITS_ONLY = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # numpy has no such types of its own
 
 
-@runtime_checkable
 class ChunkSource(Protocol):
     """Where the values of a tensor are: a grid of chunks, those at the far edges cut off by the shape."""
 
@@ -64,7 +63,8 @@ class Tensor:
     """
 
     def __init__(self, source: ChunkSource | np.ndarray) -> None:
-        self._source: ChunkSource = source if isinstance(source, ChunkSource) else ArraySource(np.asarray(source))
+        # not asked whether it is a ChunkSource: a protocol is slow to ask for
+        self._source = cast("ChunkSource", source) if hasattr(source, "whole") else ArraySource(np.asarray(source))
         self._shape = tuple(self._source.shape)
         self._dtype = numpy_dtype(self._source.dtype)
         if len(self._source.chunks) != len(self._shape) or any(c < 1 for c in self._source.chunks):

@@ -62,7 +62,8 @@ class CompactionConfig(_Group):
     ``level0_runs`` flushed runs are merged into level 1; level i holds up to ``level_bytes * size_ratio ** i`` bytes or
     ``size_ratio`` runs. ``trivial_moves`` lets runs that share no keys become one without being rewritten. Over
     ``slowdown_runs`` runs of level 0 each commit waits a little, over ``stop_runs`` until there are fewer.
-    ``rate_limit`` (bytes a second, 0 for none) slows the writing of merges down.
+    ``rate_limit`` (bytes a second, 0 for none) slows the writing of merges down. ``codec`` is what merges, `Database.compact`
+    among them, give to tensor columns and named arrays that have no codec of their own: cold values become smaller, and copies.
     """
 
     policy: str = "lazy_leveled"
@@ -73,6 +74,7 @@ class CompactionConfig(_Group):
     slowdown_runs: int = 20
     stop_runs: int = 36
     rate_limit: int = 0
+    codec: str = "none"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class IndexConfig(_Group):
 
 @dataclass(frozen=True)
 class RunConfig(_Group):
-    """Every choice of a run. ``kernel`` None means the fastest there is; ``threads`` split rows, never sums."""
+    """Every choice of a run. ``kernel`` None means the fastest there is; ``threads`` split rows, never sums. ``memory_limit`` None means
+    half of the machine's; a quarter of it may hold what was decoded lately."""
 
     kernel: str | None = None
     threads: int = 1
@@ -92,6 +95,7 @@ class RunConfig(_Group):
     background: bool = True
     direct_commit_bytes: int = 8 << 20
     seed: int = 0
+    memory_limit: int | None = None
     wal: WalConfig = field(default_factory=WalConfig)
     memtable: MemtableConfig = field(default_factory=MemtableConfig)
     sstable: SSTableConfig = field(default_factory=SSTableConfig)

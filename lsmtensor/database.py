@@ -42,6 +42,7 @@ from .registry import Spec, near
 from .schema import Schema
 from .search.declare import check_index
 from .snapshot import Container, HeadStore, Snapshot
+from .sstable.coded import check_codec
 from .table import Table, TableView
 from .tensors import Tensors
 from .transaction import Transaction
@@ -91,8 +92,7 @@ class Database(Container):
 
     def __init__(self, env: Env, path: str, mode: str, config: RunConfig) -> None:
         self.path, self.mode, self.config, self._env = path, mode, config, env
-        read_only = mode == "r"
-        self._lock = None
+        read_only, self._lock = mode == "r", None
         exists = check_folder(env, path)
         if mode == "x" and exists:
             raise NotADatabaseError(f"{path} already holds a database; open it with mode='a', or choose another folder")
@@ -105,6 +105,7 @@ class Database(Container):
             if not exists:
                 create_folder(env, path)
             self._tree = open_tree(env, path, config, read_only=read_only)
+            self._arrays = HeadStore(self._tree)
         except BaseException:
             if self._lock is not None:
                 self._lock.close()
@@ -147,12 +148,11 @@ class Database(Container):
             raise InvalidArgumentError(f"schema is a {type(schema).__name__}; give lsmtensor.Schema([...], primary_key=...)")
         if name in self:
             raise DuplicateKeyError(f"a table named {name!r} is already there; open it with db[{name!r}] or drop it first")
-        for stored in schema.columns:
-            if stored.codec is not None or stored.quant is not None:
-                raise InvalidArgumentError(
-                    f"column {stored.name!r} asks for codec={stored.codec}, quant={stored.quant}; table files of this "
-                    "version hold plain values only: leave both out"
-                )
+        for column_of in schema.columns:
+            if column_of.codec is not None:
+                check_codec(column_of.name, column_of.codec)
+            if column_of.quant is not None:
+                raise InvalidArgumentError(f"column {column_of.name!r} asks for quant={column_of.quant}; table files hold full values only: leave it out")
         options: dict[str, Any] = {}
         if history is not None:
             retention.parse(history)
@@ -186,8 +186,8 @@ class Database(Container):
 
     @property
     def tensors(self) -> Tensors:
-        """Named arrays of any size: ``db.tensors["layer1/weight"] = w``."""
-        return Tensors(HeadStore(self._tree))
+        """Named arrays: ``db.tensors["layer1/weight"] = w``."""
+        return Tensors(self._arrays)
 
     # -- versions --------------------------------------------------------------------------------
 
@@ -395,6 +395,7 @@ class Database(Container):
         return {
             "version": version,
             "tables": {t.state.name: table_stats(t) for t in state.tables.values()},
+            "cache": self._tree.cache.stats(),
             "io": self._env.metrics.snapshot(),
         }
 

@@ -83,6 +83,8 @@ class Schema:
         for name in key:
             if isinstance(self.field(name).type, LogicalType):
                 raise InvalidArgumentError(f"primary key column {name!r} is a {self.field(name).type}; keys are plain scalars")
+            if self.field(name).codec is not None:
+                raise InvalidArgumentError(f"primary key column {name!r} has codec={self.field(name).codec!r}; keys are searched where they lie: leave it out")
         self.arrow = pa.schema([c.arrow for c in self.columns])
         self.ids = tuple(ids) if ids is not None else tuple(range(len(columns)))
         self.next_id = next_id if next_id is not None else len(columns)

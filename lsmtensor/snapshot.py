@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+from .cache import Cache
 from .errors import InvalidArgumentError, ReadOnlyError, TableNotFoundError
 from .lsm.integrity import root_of
 from .lsm.state import State, View
@@ -44,13 +45,24 @@ class HeadStore:
     """Tensors at the newest version."""
 
     def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+        self._tree, self.cache = tree, tree.cache
         self.direct_bytes = tree.config.direct_commit_bytes
 
-    def view(self, name: str) -> View | None:
-        state, version = self._tree.head()
-        table = state.by_name(name)
-        return None if table is None else View(table, version)
+    def moment(self, version: int | None = None) -> tuple[State, int]:
+        state, visible = self._tree.head()
+        return state, visible if version is None else version
+
+    def known(self, moment: tuple[State, int]) -> dict[str, Any]:
+        # with the state, not here: what is superseded is let go with it, its files too
+        kept = moment[0].__dict__.get("_opened")
+        if kept is None or kept[0] != moment[1]:
+            kept = moment[0].__dict__["_opened"] = (moment[1], {})
+        names: dict[str, Any] = kept[1]
+        return names
+
+    def view(self, name: str, moment: tuple[State, int]) -> View | None:
+        table = moment[0].by_name(name)
+        return None if table is None else View(table, moment[1])
 
     def number(self, name: str) -> int:
         return self._tree.system_table(name, SYSTEM[name].to_dict())
@@ -67,10 +79,16 @@ class _SnapshotStore:
 
     direct_bytes = 0
 
-    def __init__(self, state: State, version: int) -> None:
-        self._fixed, self._version = state, version
+    def __init__(self, state: State, version: int, cache: Cache) -> None:
+        self._fixed, self._version, self.cache = state, version, cache
 
-    def view(self, name: str) -> View | None:
+    def moment(self, version: int | None = None) -> None:
+        """There is but one."""
+
+    def known(self, moment: None) -> None:
+        """Nothing is remembered: a snapshot's mapping is made anew for each use."""
+
+    def view(self, name: str, moment: None) -> View | None:
         table = self._fixed.by_name(name)
         return None if table is None or table.state.created > self._version else View(table, self._version)
 
@@ -113,7 +131,7 @@ class Snapshot(Container):
     @property
     def tensors(self) -> Tensors:
         """The named arrays as they were at this version."""
-        return Tensors(_SnapshotStore(self._state(), self.version))
+        return Tensors(_SnapshotStore(self._state(), self.version, self._tree.cache))
 
     def _find_missing(self, name: str) -> None:
         raise TableNotFoundError(f"no table named {name!r} at version {self.version}; known: {', '.join(self.tables) or 'none'}")

@@ -1,163 +1,69 @@
-"""How named arrays lie in the tree: rows of two system tables, the grid of chunks, chunks to batches and back."""
+"""How the chunks of named arrays lie in the tree: rows of a system table, to batches and back."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from . import codecs
-from .dtypes import dtype_name, numpy_dtype
+from .cache import Cache
+from .dtypes import numpy_dtype
 from .errors import CorruptionError, InvalidArgumentError, SchemaError
 from .lsm import keyspace
 from .lsm.source import RunSource
 from .lsm.state import View
 from .lsm.tree import Write
-from .schema import Column, Schema
+from .schema import Schema
 from .table import physical_batch
 from .tensor_args import fitting
+from .tensor_meta import CHUNKS_SCHEMA, Meta
 
-NAMES, CHUNKS = "_tensors", "_chunks"
-SLAB_BYTES = 1 << 20
-RECENT_BYTES = 16 << 20  # of chunks that a handle keeps as it read them
 JOIN_BYTES = 4 << 20  # small arrays share a batch of about so many bytes
-NAMES_SCHEMA = Schema(
-    [
-        Column("name", pa.string()), Column("id", pa.int64()), Column("dtype", pa.string()), Column("shape", pa.list_(pa.int64())),
-        Column("chunks", pa.list_(pa.int64())), Column("codec", pa.string()), Column("fill", pa.binary()), Column("attrs", pa.string()),
-    ],
-    primary_key="name",
-)  # fmt: skip
-CHUNKS_SCHEMA = Schema(
-    [Column("tensor", pa.int64()), Column("chunk", pa.int64()), Column("coded", pa.bool_()), Column("data", pa.large_binary())],
-    primary_key=["tensor", "chunk"],
-)
-SYSTEM = {NAMES: NAMES_SCHEMA, CHUNKS: CHUNKS_SCHEMA}
-
-
-def default_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Slabs of axis 0 of about a MiB: whole rows, so that the array is contiguous in its chunks' order."""
-    if not shape:
-        return ()
-    row = max(1, math.prod(shape[1:]) * itemsize)
-    return (max(1, min(shape[0], SLAB_BYTES // row)), *(max(1, n) for n in shape[1:]))
-
-
-def optimal_chunks(shape: Sequence[int], dtype: Any, access: str = "sequential", chunk_bytes: int = SLAB_BYTES) -> tuple[int, ...]:
-    """Advice for ``chunks=``: a grid of about ``chunk_bytes`` a chunk for how the array will be read.
-
-    ``sequential``: slabs of axis 0 (the default grid). ``time series``: long in axis 0, narrow in the others. ``spatial``: whole in
-    the trailing axes, one step of axis 0. ``random``: as near to cubes as the shape allows.
-    """
-    sides = tuple(int(n) for n in shape)
-    items = max(1, chunk_bytes // numpy_dtype(dtype_name(dtype)).itemsize)
-    if not sides:
-        return ()
-    if access == "sequential":
-        return default_chunks(sides, numpy_dtype(dtype_name(dtype)).itemsize)
-    grow = {"time series": [0], "spatial": list(range(len(sides) - 1, 0, -1)), "random": []}
-    if access not in grow:
-        raise InvalidArgumentError(f"access={access!r}; give 'time series', 'spatial', 'sequential' or 'random'")
-    made = [1] * len(sides)
-    for axis in grow[access]:
-        made[axis] = max(1, min(sides[axis], items // math.prod(made)))
-    while math.prod(made) * 2 <= items and (small := [i for i, n in enumerate(sides) if made[i] < n]):
-        axis = min(small, key=lambda i: made[i])
-        made[axis] = min(sides[axis], made[axis] * 2)
-    return tuple(made)
-
-
-class Meta:
-    """One row of ``_tensors``."""
-
-    def __init__(self, row: Mapping[str, Any]) -> None:
-        self.name, self.id = str(row["name"]), int(row["id"])
-        self.dtype, self.shape = dtype_name(row["dtype"]), tuple(int(n) for n in row["shape"])
-        self.chunks = tuple(int(n) for n in row["chunks"])
-        self.codec, self.fill, self.attrs = str(row["codec"]), bytes(row["fill"]), dict(json.loads(row["attrs"]))
-        if len(self.chunks) != len(self.shape) or any(c < 1 for c in self.chunks) or any(n < 0 for n in self.shape):
-            raise CorruptionError(f"tensor {self.name!r} has shape {self.shape} and chunks {self.chunks}")
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """How many chunks in each dimension."""
-        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
-
-    @property
-    def count(self) -> int:
-        return math.prod(self.grid)
-
-    @property
-    def itemsize(self) -> int:
-        return numpy_dtype(self.dtype).itemsize
-
-    @property
-    def uses_base(self) -> bool:
-        """Whether chunks are stored by what changed since an older version."""
-        return codecs.create(self.codec, self.itemsize).uses_base
-
-    def held(self, index: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a chunk; those at the far edges are cut off."""
-        return tuple(min(c, n - i * c) for i, c, n in zip(index, self.chunks, self.shape, strict=True))
-
-    def number(self, index: tuple[int, ...]) -> int:
-        return int(np.ravel_multi_index(index, self.grid)) if self.grid else 0
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "name": self.name, "id": self.id, "dtype": self.dtype, "shape": list(self.shape), "chunks": list(self.chunks),
-            "codec": self.codec, "fill": self.fill, "attrs": json.dumps(self.attrs, sort_keys=True),
-        }  # fmt: skip
-
-    def with_(self, **changes: Any) -> Meta:
-        return Meta({**self.row(), **changes})
+_KEY = struct.Struct(">QQ")
+MAX_VIEWS = 4096  # of chunks that a handle keeps at hand
+_TOKENS = itertools.count()
 
 
 class StoredChunks:
     """The chunks of one tensor at one version, as `lsmtensor.chunked.ChunkSource`."""
 
-    def __init__(self, view: View | None, meta: Meta) -> None:
-        self._view, self._meta = view, meta
+    def __init__(self, view: View | None, meta: Meta, cache: Cache | None = None) -> None:
+        self._view, self._meta, self._cache = view, meta, cache or Cache(0)
         self.dtype, self.shape, self.chunks = meta.dtype, meta.shape, meta.chunks
         self._chain = codecs.create(meta.codec, meta.itemsize)
         self._place: tuple[RunSource, int] | None = None
         self._looked = False
-        self._recent: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
-        self._held = 0
-        self._lock = threading.Lock()
+        self._views: dict[tuple[int, ...], np.ndarray] = {}
+        self._token = next(_TOKENS)  # a version never changes, and no two sources of chunks share what is kept
 
     def read(self, index: tuple[int, ...]) -> np.ndarray:
-        with self._lock:
-            known = self._recent.get(index)
-            if known is not None:
-                self._recent.move_to_end(index)
-                return known
+        known = self._views.get(index)
+        if known is None:
+            known = self._cache.get((self._token, index))
+        if known is not None:
+            return known
         shape = self._meta.held(index)
-        data = self._bytes(self._meta.number(index), math.prod(shape) * self._meta.itemsize)
+        size = math.prod(shape) * self._meta.itemsize
+        data, mapped = (None, False) if self._view is None else stored_bytes(self._view, self._meta, self._chain, self._meta.number(index), size)
         if data is None:
             return np.broadcast_to(np.frombuffer(self._meta.fill, numpy_dtype(self.dtype)).reshape(()), shape)
-        return self._keep(index, data.view(numpy_dtype(self.dtype)).reshape(shape))
-
-    def _keep(self, index: tuple[int, ...], chunk: np.ndarray) -> np.ndarray:
-        """Among the recently read: a version never changes. Chunks larger than the whole of it are not kept."""
+        chunk = data.view(numpy_dtype(self.dtype)).reshape(shape)
         chunk.flags.writeable = False
-        with self._lock:
-            if chunk.nbytes <= RECENT_BYTES and index not in self._recent:
-                self._recent[index] = chunk
-                self._held += chunk.nbytes
-                while self._held > RECENT_BYTES:
-                    self._held -= self._recent.popitem(last=False)[1].nbytes
+        if mapped and len(self._views) < MAX_VIEWS:
+            self._views[index] = chunk  # not in the cache: a view keeps its whole file
+        elif not mapped:
+            self._cache.put((self._token, index), chunk, chunk.nbytes)
         return chunk
 
-    def _bytes(self, number: int, size: int) -> np.ndarray | None:
-        return None if self._view is None else stored_bytes(self._view, self._meta, self._chain, number, size)
+    def there(self) -> list[int]:
+        """The numbers of the chunks that have rows: the others hold the fill value."""
+        return [] if self._view is None else numbers_there(self._view, self._meta.id, range(self._meta.count))
 
     def whole(self) -> np.ndarray | None:
         data = self.span(0, self._meta.count)
@@ -175,11 +81,32 @@ class StoredChunks:
         slabs = meta.chunks[1:] == tuple(max(1, n) for n in meta.shape[1:])
         if self._view is None or not slabs or not self._chain.plain or meta.count == 0:
             return None
+        place = self._written_at_once(self._view)
+        if place is not None:
+            return place
         owner, row = self._view.locate(_chunk_keys(self._view, meta.id, np.arange(meta.count)))
         source = self._view.sources[int(owner[0])] if owner[0] >= 0 else None
         if not isinstance(source, RunSource) or (owner != owner[0]).any() or (np.diff(row) != 1).any():
             return None
-        return (source, int(row[0])) if source.in_one_batch(int(row[0]), int(row[-1]) + 1) else None
+        whole = source.in_one_batch(int(row[0]), int(row[-1]) + 1) and not source.is_coded(int(row[0]), "data")
+        return (source, int(row[0])) if whole else None
+
+    def _written_at_once(self, view: View) -> tuple[RunSource, int] | None:
+        """The same by a look at the first chunk and the last: where one commit wrote a run and nothing newer reaches between them, as many rows
+        as chunks are those chunks. None where that does not tell."""
+        first, last = encoded_key(self._meta.id, 0), encoded_key(self._meta.id, self._meta.count - 1)
+        for source in view.sources:
+            if not isinstance(source, RunSource):
+                return None
+            if not source.run.overlaps(first, last):
+                continue
+            row = int(source.find(keyspace.one(first), view.version)[0])
+            end = row + self._meta.count
+            if row < 0 or source.min_seq != source.max_seq or end > source.rows or not source.in_one_batch(row, end) or source.is_coded(row, "data"):
+                return None
+            whole = source.one_batch(end - 1, end, "_key")[0].as_py() == last and np.asarray(source.one_batch(row, end, "_op")).all()
+            return (source, row) if whole else None
+        return None
 
     def span(self, first: int, stop: int, check: bool = True) -> np.ndarray | None:
         """uint8: the bytes of chunks [first, stop) as one view of the file's map, these checked; None where not contiguous."""
@@ -214,12 +141,13 @@ def numbers_of(meta: Meta) -> range:
     return range(-meta.count if meta.uses_base else 0, meta.count)
 
 
-def stored_bytes(view: View, meta: Meta, chain: codecs.Chain, number: int, size: int) -> np.ndarray | None:
-    """uint8 (size,): the plain bytes of a chunk, a view where it is stored so; None where there is no such chunk."""
+def stored_bytes(view: View, meta: Meta, chain: codecs.Chain, number: int, size: int) -> tuple[np.ndarray | None, bool]:
+    """(uint8 (size,), the plain bytes of a chunk, or None where there is no such chunk; whether they are a view of a file)."""
     owner, row = view.locate(_chunk_keys(view, meta.id, np.array([number])))
     if owner[0] < 0:
-        return None
+        return None, False
     source = view.sources[int(owner[0])]
+    mapped = isinstance(source, RunSource) and not source.is_coded(int(row[0]), "data")
     if isinstance(source, RunSource):
         # a view of the file's map, where a gather would copy
         coded, array = (source.one_batch(int(row[0]), int(row[0]) + 1, name) for name in ("coded", "data"))
@@ -228,11 +156,21 @@ def stored_bytes(view: View, meta: Meta, chain: codecs.Chain, number: int, size:
         coded, array = table.column("coded").chunk(0), table.column("data").chunk(0)
     data = _values(array, 0, 1)
     if coded[0].as_py():
-        base = stored_bytes(view, meta, chain, base_number(number), size) if chain.uses_base and number >= 0 else None
-        return chain.against(base).decode(data, size)
+        base = stored_bytes(view, meta, chain, base_number(number), size)[0] if chain.uses_base and number >= 0 else None
+        return chain.against(base).decode(data, size), False
     if len(data) != size:
         raise CorruptionError(f"chunk {number} of tensor {meta.name!r} has {len(data)} bytes; wanted {size}")
-    return data
+    return data, mapped
+
+
+def numbers_there(view: View, tensor: int, numbers: range) -> list[int]:
+    """Those of the chunk numbers in a range of step 1 that have rows, rising."""
+    found: list[int] = []
+    if len(numbers):
+        start, stop = (view.table.codec.bound((tensor, n)) for n in (numbers.start, numbers.stop))
+        for window in view.windows(start, stop):
+            found += window.gather(["chunk"]).column("chunk").to_pylist() if len(window) else []
+    return found
 
 
 def puts(view: View, table: int, batch: pa.RecordBatch) -> Write:
@@ -248,7 +186,9 @@ def tombstones(view: View, table: int, keys: pa.RecordBatch, schema: Schema) -> 
 
 
 def forget(view: View, table: int, tensor: int, numbers: Sequence[int]) -> list[Write]:
-    """Deletes of those of the chunks that are there."""
+    """Deletes of those of the chunks that are there; a range is looked through, however wide it is. O(chunks there)."""
+    if isinstance(numbers, range):
+        numbers = numbers_there(view, tensor, numbers)
     if len(numbers) == 0:
         return []
     rows = _key_rows(tensor, np.asarray(numbers, np.int64))
@@ -323,6 +263,11 @@ def _key_rows(tensor: int, numbers: np.ndarray) -> pa.RecordBatch:
     columns = [pa.array(np.full(len(numbers), tensor, np.int64)), pa.array(numbers)]
     schema = pa.schema([CHUNKS_SCHEMA.arrow.field(n) for n in ("tensor", "chunk")])
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def encoded_key(tensor: int, chunk: int) -> bytes:
+    """What the table's `KeyCodec` makes of (tensor, chunk), without Arrow."""
+    return _KEY.pack(tensor + 2**63, chunk + 2**63)
 
 
 def _chunk_keys(view: View, tensor: int, numbers: np.ndarray) -> pa.Array:
@@ -405,8 +350,8 @@ def changed_rows(view: View, meta: Meta, parts: list[tuple[int, np.ndarray]]) ->
     gone = []
     for number, chunk in parts:
         plain = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
-        kept = stored_bytes(view, meta, chain, base_number(number), len(plain))
-        base = stored_bytes(view, meta, chain, number, len(plain)) if kept is None else kept
+        kept = stored_bytes(view, meta, chain, base_number(number), len(plain))[0]
+        base = stored_bytes(view, meta, chain, number, len(plain))[0] if kept is None else kept
         alone = chain.encode(plain)
         near = None if base is None else chain.against(base).encode(plain)
         if base is not None and near is not None and len(near) < 0.9 * len(plain if alone is None else alone):
@@ -458,30 +403,6 @@ def _values(array: pa.Array, start: int, stop: int) -> np.ndarray:
     view = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
     view.flags.writeable = False
     return view
-
-
-def new_meta(
-    name: str, shape: tuple[int, ...], dtype: str, chunks: Sequence[int] | None, codec: str | None, fill_value: Any, attrs: dict[str, Any]
-) -> Meta:
-    if any(n < 0 for n in shape):
-        raise InvalidArgumentError(f"tensor {name!r}: shape {shape} has a side below 0")
-    itemsize = numpy_dtype(dtype).itemsize
-    grid = default_chunks(shape, itemsize) if chunks is None else tuple(int(c) for c in chunks)
-    if len(grid) != len(shape) or any(c < 1 for c in grid):
-        raise InvalidArgumentError(f"tensor {name!r}: chunks {grid} for shape {shape}; give one side of 1 or more for each dimension")
-    chain = codecs.create(codec or "none", itemsize)
-    fill = fitting(fill_value, dtype, f"fill_value of tensor {name!r}")
-    if fill.shape:
-        raise InvalidArgumentError(f"fill_value of tensor {name!r} has shape {fill.shape}; give one value")
-    try:
-        text = json.dumps(attrs, sort_keys=True)
-    except (TypeError, ValueError) as why:
-        raise InvalidArgumentError(f"attrs of tensor {name!r}: {why}; give values that JSON has") from why
-    return Meta(
-        {
-            "name": name, "id": 0, "dtype": dtype, "shape": shape, "chunks": grid, "codec": chain.spec, "fill": fill.tobytes(), "attrs": text,
-        }  # fmt: skip
-    )
 
 
 def successor(start: Any) -> Any:

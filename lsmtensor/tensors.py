@@ -8,7 +8,6 @@ assignment, lie in one buffer of one file and are read as one view of its map.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,30 +16,25 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import exchange
+from .cache import Cache
 from .chunked import Tensor
 from .dtypes import dtype_name, numpy_dtype
-from .errors import InvalidArgumentError, KeyNotFoundError, SchemaError
+from .errors import ConflictError, InvalidArgumentError, KeyNotFoundError, SchemaError
 from .lsm import keyspace
 from .lsm.state import View
 from .lsm.tree import Head, Write
 from .registry import near
 from .tensor_args import as_array, box_of, check_name, fitting, touched_chunks
+from .tensor_meta import CHUNKS, NAMES, NAMES_SCHEMA, SYSTEM, Meta, new_meta, optimal_chunks
 from .tensor_rows import (
-    CHUNKS,
-    NAMES,
-    NAMES_SCHEMA,
-    SYSTEM,
-    Meta,
     StoredChunks,
     base_number,
     changed_rows,
     chunk_batches,
     chunk_rows,
     forget,
-    new_meta,
     numbers_of,
     one_a_table,
-    optimal_chunks,
     parts_of,
     puts,
     successor,
@@ -51,14 +45,30 @@ from .tensor_rows import (
 # `Tensors.list` takes the builtin's name inside its class
 Names = list[str]
 Writes = list[Write]
+Known = dict[str, tuple[Meta | None, StoredChunks | None]]
+NOTHING: tuple[Meta | None, StoredChunks | None] = (None, None)
+MAX_KNOWN = 1024  # names that are not looked up again while nothing changes
 Parts = list[tuple[int, np.ndarray]]
 
 
 class Store(Protocol):
     """What tensors are kept in: a database, a transaction or a snapshot, seen through its system tables."""
 
-    def view(self, name: str) -> View | None:
-        """The system table as it is read here; None where there is none yet."""
+    @property
+    def cache(self) -> Cache:
+        """Where chunks that were read are kept."""
+        ...
+
+    def moment(self, version: int | None = None) -> Any:
+        """What is read now, for several looks at the same; with ``version``, what a commit of ours has just written."""
+        ...
+
+    def known(self, moment: Any) -> Known | None:
+        """Arrays that were looked up at a moment already, and opened; None where nothing is remembered."""
+        ...
+
+    def view(self, name: str, moment: Any) -> View | None:
+        """The system table as it is read at a moment; None where there is none yet."""
         ...
 
     def number(self, name: str) -> int:
@@ -77,13 +87,13 @@ class Store(Protocol):
 class NamedTensor(Tensor):
     """A named array of one version. Writing through it commits, and moves this handle to the version written."""
 
-    def __init__(self, tensors: Tensors, meta: Meta) -> None:
-        self._tensors = tensors
-        self._move(meta)
+    def __init__(self, tensors: Tensors, meta: Meta, source: StoredChunks) -> None:
+        self._tensors, self._meta = tensors, meta
+        super().__init__(source)
 
-    def _move(self, meta: Meta) -> None:
-        self._meta = meta
-        super().__init__(StoredChunks(self._tensors._store.view(CHUNKS), meta))
+    def _move(self, meta: Meta, version: int) -> None:
+        """To what a commit of ours wrote."""
+        self.__init__(self._tensors, meta, self._tensors._source(meta, self._tensors._store.moment(version)))  # type: ignore[misc]
 
     @property
     def name(self) -> str:
@@ -152,32 +162,32 @@ class NamedTensor(Tensor):
             text = json.dumps(dict(attrs), sort_keys=True)
         except (TypeError, ValueError) as why:
             raise InvalidArgumentError(f"attrs of tensor {self.name!r}: {why}; give values that JSON has") from why
-        self._move(self._tensors._replace(self._meta.with_(attrs=text)))
+        self._move(*self._tensors._edit(self._meta, lambda now, _: (now.with_(attrs=text), [], [])))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write a slice: the chunks that it touches are written anew, the rest is shared with the version before."""
-        meta = self._meta
-        box, inner = box_of(key, meta.shape)
-        target = np.empty([hi - lo for lo, hi in box], numpy_dtype(meta.dtype))
-        target[...] = self._box(box)
-        try:
-            target[inner] = fitting(value, meta.dtype, f"tensor {meta.name!r}")
-        except ValueError as why:
-            raise SchemaError(f"tensor {meta.name!r}[{key}]: {why}") from why
-        touched = touched_chunks(box, meta.chunks)
-        source = self._source
-        parts = []
-        for index in touched:
-            start = [i * c for i, c in zip(index, meta.chunks, strict=True)]
-            held = meta.held(index)
-            chunk = np.array(source.read(index))
-            lows = [max(lo, s) for (lo, _), s in zip(box, start, strict=True)]
-            highs = [min(hi, s + h) for (_, hi), s, h in zip(box, start, held, strict=True)]
-            into = tuple(slice(a - s, b - s) for a, b, s in zip(lows, highs, start, strict=True))
-            chunk[into] = target[tuple(slice(a - lo, b - lo) for a, b, (lo, _) in zip(lows, highs, box, strict=True))]
-            parts.append((meta.number(index), chunk))
-        self._tensors._write_chunks(meta, parts)
-        self._move(meta)
+        box, inner = box_of(key, self._meta.shape)
+        given = fitting(value, self._meta.dtype, f"tensor {self.name!r}")
+
+        def change(meta: Meta, source: StoredChunks) -> Change:
+            target = Tensor(source)._box(box)
+            try:
+                target[inner] = given
+            except ValueError as why:
+                raise SchemaError(f"tensor {meta.name!r}[{key}]: {why}") from why
+            parts = []
+            for index in touched_chunks(box, meta.chunks):
+                start = [i * c for i, c in zip(index, meta.chunks, strict=True)]
+                held = meta.held(index)
+                chunk = np.array(source.read(index))
+                lows = [max(lo, s) for (lo, _), s in zip(box, start, strict=True)]
+                highs = [min(hi, s + h) for (_, hi), s, h in zip(box, start, held, strict=True)]
+                into = tuple(slice(a - s, b - s) for a, b, s in zip(lows, highs, start, strict=True))
+                chunk[into] = target[tuple(slice(a - lo, b - lo) for a, b, (lo, _) in zip(lows, highs, box, strict=True))]
+                parts.append((meta.number(index), chunk))
+            return meta, parts, []
+
+        self._move(*self._tensors._edit(self._meta, change))
 
     def append(self, values: Any, axis: int = 0) -> None:
         """Make the array longer along an axis by ``values``, whose other sides must be its own."""
@@ -200,47 +210,51 @@ class NamedTensor(Tensor):
         self._resized(sides, {})
 
     def _resized(self, shape: tuple[int, ...], added: dict[int, tuple[int, np.ndarray]]) -> None:
-        """Chunks keep their places where axis 0 alone changes; otherwise their numbers change, and all are written anew."""
-        meta, after = self._meta, self._meta.with_(shape=list(shape))
-        if meta.shape == shape and not added:
+        """Chunks keep their numbers where axis 0 alone changes; otherwise those that hold values are written anew. Chunks of nothing but
+        the fill value are never written."""
+        if self._meta.shape == shape and not added:
             return
-        same_numbers = shape[1:] == meta.shape[1:]
-        if not same_numbers:
-            whole = np.empty(shape, numpy_dtype(meta.dtype))
-            whole[...] = np.frombuffer(meta.fill, whole.dtype).reshape(())
-            common = tuple(slice(0, min(a, b)) for a, b in zip(shape, meta.shape, strict=True))
-            whole[common] = self.numpy()[common]
-            for axis, (start, block) in added.items():
-                whole[tuple(slice(start, None) if i == axis else slice(None) for i in range(len(shape)))] = block
-            self._move(self._tensors._assign({meta.name: (after.with_(id=0), whole)})[0])
-            return
-        parts = []
-        fill = np.frombuffer(meta.fill, numpy_dtype(meta.dtype)).reshape(())
-        for index in itertools.product(*(range(g) for g in after.grid)):
-            start, held = index[0] * meta.chunks[0], after.held(index)
-            if start + held[0] <= meta.shape[0] and (index[0] < meta.grid[0] and meta.held(index) == held):
-                continue  # as it was
-            chunk = np.empty(held, fill.dtype)
-            chunk[...] = fill
-            if start < meta.shape[0]:
-                old = self._source.read(index)
-                keep = min(held[0], old.shape[0])
-                chunk[:keep] = old[:keep]
-            for first, block in added.values():
-                lo, hi = max(start, first), start + held[0]
-                if lo < hi:
-                    columns = tuple(slice(i * c, i * c + h) for i, c, h in zip(index[1:], meta.chunks[1:], held[1:], strict=True))
-                    chunk[lo - start : hi - start] = block[(slice(lo - first, hi - first), *columns)]
-            parts.append((after.number(index), chunk))
-        gone = sorted(set(numbers_of(meta)) - set(numbers_of(after)))
-        self._tensors._write_chunks(after, parts, gone=gone, replace=True)
-        self._move(after)
+
+        def change(meta: Meta, source: StoredChunks) -> Change:
+            after = meta.with_(shape=list(shape))
+            same_numbers = shape[1:] == meta.shape[1:]
+            kept = [(0, min(a, b)) for a, b in zip(meta.shape, shape, strict=True)]
+            there = (meta.index(n) for n in source.there())
+            touched = {index for index in there if all(i * c < hi for i, c, (_, hi) in zip(index, meta.chunks, kept, strict=True))}
+            if same_numbers:
+                touched = {index for index in touched if meta.held(index) != after.held(index)}  # the others are as they were
+            for axis, (start, _) in added.items():
+                touched |= set(touched_chunks([(start, n) if i == axis else (0, n) for i, n in enumerate(shape)], meta.chunks))
+            parts = [(after.number(index), _chunk_of(Tensor(source), after, index, kept, added)) for index in sorted(touched)]
+            if same_numbers:
+                return after, parts, [range(after.count, meta.count), range(-meta.count, -after.count)]
+            return after.with_(id=self._tensors._store.fresh_id()), parts, [numbers_of(meta)]
+
+        self._move(*self._tensors._edit(self._meta, change))
 
     def __repr__(self) -> str:
         return f"<lsmtensor tensor {self.name!r}" + super().__repr__().removeprefix("<lsmtensor.Tensor")
 
 
 Metas = list[Meta]
+# what becomes of an array: its row, new values of chunks, numbers of chunks of the old one that go
+Change = tuple[Meta, Parts, list[range]]
+
+
+def _chunk_of(old: Tensor, after: Meta, index: tuple[int, ...], kept: list[tuple[int, int]], added: dict[int, tuple[int, np.ndarray]]) -> np.ndarray:
+    """A chunk of the array as it becomes: fill, under what stays, under what is added."""
+    box = [(i * c, i * c + h) for i, c, h in zip(index, after.chunks, after.held(index), strict=True)]
+    chunk = np.empty([hi - lo for lo, hi in box], numpy_dtype(after.dtype))
+    chunk[...] = np.frombuffer(after.fill, chunk.dtype).reshape(())
+    common = [(lo, min(hi, n)) for (lo, hi), (_, n) in zip(box, kept, strict=True)]
+    if all(lo < hi for lo, hi in common):
+        chunk[tuple(slice(0, hi - lo) for lo, hi in common)] = old._box(common)
+    for axis, (first, block) in added.items():
+        lo, hi = max(box[axis][0], first), box[axis][1]
+        if lo < hi:
+            into = tuple(slice(lo - a, hi - a) if i == axis else slice(None) for i, (a, _) in enumerate(box))
+            chunk[into] = block[tuple(slice(lo - first, hi - first) if i == axis else slice(a, b) for i, (a, b) in enumerate(box))]
+    return chunk
 
 
 class Tensors:
@@ -252,31 +266,45 @@ class Tensors:
     # -- reading ---------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> NamedTensor:
-        return NamedTensor(self, self._meta(name))
+        moment = self._store.moment()
+        known = self._store.known(moment)
+        meta, source = NOTHING if known is None else known.get(name, NOTHING)
+        if meta is None or source is None:
+            meta = meta or self._meta(name, moment)
+            source = self._source(meta, moment)
+            if known is not None:
+                known[name] = meta, source
+        return NamedTensor(self, meta, source)
 
-    def _meta(self, name: str) -> Meta:
-        meta = self._look(name)
+    def _source(self, meta: Meta, moment: Any) -> StoredChunks:
+        return StoredChunks(self._store.view(CHUNKS, moment), meta, self._store.cache)
+
+    def _meta(self, name: str, moment: Any) -> Meta:
+        meta = self._look(name, moment)
         if meta is None:
             raise KeyNotFoundError(f"no tensor named {name!r}; {near(str(name), self.list()[:1000])}")
         return meta
 
-    def _look(self, name: str) -> Meta | None:
+    def _look(self, name: str, moment: Any) -> Meta | None:
         if not isinstance(name, str):
             raise InvalidArgumentError(f"a tensor's name is text, not {type(name).__name__}")
-        view = self._store.view(NAMES)
-        if view is None:
-            return None
-        owner, row = view.locate(keyspace.one(view.table.codec.scalar(name)))
-        if owner[0] < 0:
-            return None
-        return Meta(view.rows(owner, row, view.table.schema.arrow).to_pylist()[0])
+        view, known = self._store.view(NAMES, moment), self._store.known(moment)
+        if view is None or known is None or len(known) >= MAX_KNOWN or sum(source.rows for source in view.sources) > MAX_KNOWN:
+            if known is not None and len(known) >= MAX_KNOWN:
+                known.clear()
+            return _found(view, name)
+        if not known:
+            # few names: looking them up together costs what three alone do
+            known.update((meta.name, (meta, None)) for meta in _every(view))
+        found = known.get(name)
+        return None if found is None else found[0]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._look(name) is not None
+        return isinstance(name, str) and self._look(name, self._store.moment()) is not None
 
     def list(self, prefix: str = "") -> Names:
         """The names that begin with ``prefix``, sorted."""
-        view = self._store.view(NAMES)
+        view = self._store.view(NAMES, self._store.moment())
         if view is None:
             return []
         start = view.table.codec.scalar(prefix) if prefix else None
@@ -307,20 +335,20 @@ class Tensors:
 
         An array whose codec begins with ``xor`` keeps its grid and codec where shape and dtype stay: it is stored by what changed.
         """
+        moment = self._store.moment()
         plans: dict[str, tuple[Meta, Any]] = {}
         changes: list[tuple[Meta, Parts]] = []
         for name, value in arrays.items():
             check_name(name)
             block = as_array(value, f"tensor {name!r}")
-            old = self._look(name)
+            old = self._look(name, moment)
             if old is not None and (old.shape, old.dtype) == (block.shape, dtype_name(block.dtype)) and old.uses_base:
                 changes.append((old, parts_of(old, block)))
             else:
                 plans[name] = (new_meta(name, block.shape, dtype_name(block.dtype), None, None, 0, {}), block)
         if not arrays:
             raise InvalidArgumentError("update({}) has no tensors to write")
-        self._assign(plans, changes)
-        return self._version
+        return self._assign(plans, changes)[1]
 
     def create(
         self, name: str, shape: Sequence[int] | int, dtype: Any, *, chunks: Sequence[int] | None = None, codec: str | None = None,
@@ -333,20 +361,21 @@ class Tensors:
         check_name(name)
         sides = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
         meta = new_meta(name, sides, dtype_name(dtype), chunks, codec, fill_value, dict(attrs or {}))
-        if data is None:
-            return NamedTensor(self, self._replace(meta.with_(id=self._store.fresh_id()), fresh=True))
-        return NamedTensor(self, self._assign({name: (meta, data)})[0])
+        metas, version = self._assign({name: (meta, data)})
+        return NamedTensor(self, metas[0], self._source(metas[0], self._store.moment(version)))
 
     def __delitem__(self, name: str) -> None:
-        meta = self._meta(name)
+        self._meta(name, self._store.moment())
         names, chunks = self._store.number(NAMES), self._store.number(CHUNKS)
 
         def prepare(head: Head) -> Writes:
-            rows = NAMES_SCHEMA.keys([name])
             view = head(names)
-            return [tombstones(view, names, rows, NAMES_SCHEMA), *forget(head(chunks), chunks, meta.id, numbers_of(meta))]
+            meta = _found(view, name)
+            if meta is None:
+                return []
+            return [tombstones(view, names, NAMES_SCHEMA.keys([name]), NAMES_SCHEMA), *forget(head(chunks), chunks, meta.id, numbers_of(meta))]
 
-        self._commit(prepare)
+        self._store.commit(prepare)
 
     # -- exchange --------------------------------------------------------------------------------
 
@@ -370,70 +399,84 @@ class Tensors:
     def _import(self, arrays: Mapping[str, tuple[np.ndarray, dict[str, Any]]]) -> None:
         self._assign({n: (new_meta(n, a.shape, dtype_name(a.dtype), None, None, 0, attrs), a) for n, (a, attrs) in arrays.items()})
 
-    _version = 0
-
-    def _commit(self, prepare: Callable[[Head], Writes]) -> None:
-        self._version = self._store.commit(prepare)
-
-    def _replace(self, meta: Meta, fresh: bool = False) -> Meta:
-        """Write the row of a name alone; with ``fresh`` its chunks are new, and those of the array before go."""
-        names, chunks = self._store.number(NAMES), self._store.number(CHUNKS)
-        old = self._look(meta.name)
-
-        def prepare(head: Head) -> Writes:
-            writes = [puts(head(names), names, NAMES_SCHEMA.batch([meta.row()]))]
-            return writes + (forget(head(chunks), chunks, old.id, numbers_of(old)) if fresh and old is not None else [])
-
-        self._commit(prepare)
-        return meta
-
-    def _assign(self, plans: dict[str, tuple[Meta, Any]], changes: Sequence[tuple[Meta, Parts]] = ()) -> Metas:
-        """New arrays under the names, each with an id of its own; the chunks of those before go in the same commit.
-        ``changes`` are new values of chunks of arrays that stay."""
+    def _assign(self, plans: dict[str, tuple[Meta, Any]], changes: Sequence[tuple[Meta, Parts]] = ()) -> tuple[Metas, int]:
+        """New arrays under the names, each with an id of its own, and the commit; the chunks of those before go in it. Data that is None
+        writes no chunks. ``changes`` are new values of chunks of arrays that stay."""
         names, chunks = self._store.number(NAMES), self._store.number(CHUNKS)
         metas = [meta.with_(id=self._store.fresh_id()) for meta, _ in plans.values()]
-        old = [self._look(name) for name in plans]
 
         def prepare(head: Head) -> Writes:
-            view = head(chunks)
+            view, known = head(chunks), head(names)
             batches = (
-                pair for meta, (_, data) in zip(metas, plans.values(), strict=True) for pair in chunk_batches(view, meta, data)
+                pair for meta, (_, data) in zip(metas, plans.values(), strict=True) if data is not None for pair in chunk_batches(view, meta, data)
             )
-            writes = [puts(head(names), names, NAMES_SCHEMA.batch([m.row() for m in metas]))] if metas else []
+            writes = [puts(known, names, NAMES_SCHEMA.batch([m.row() for m in metas]))] if metas else []
+            old = [_found(known, name) for name in plans]
+            for meta, _ in changes:
+                _unchanged(meta, _found(known, meta.name))
             writes += write_of(chunks, batches, self._store.direct_bytes)
-            for meta in old:
-                if meta is not None:
-                    writes += forget(view, chunks, meta.id, numbers_of(meta))
+            for before in old:
+                if before is not None:
+                    writes += forget(view, chunks, before.id, numbers_of(before))
             for meta, parts in changes:
                 (batch, keys), gone = changed_rows(view, meta, parts)
                 writes += [Write(chunks, batch, keys), *forget(view, chunks, meta.id, gone)]
             return one_a_table(writes)
 
-        self._commit(prepare)
-        return metas
+        return metas, self._store.commit(prepare)
 
-    def _write_chunks(self, meta: Meta, parts: Parts, gone: Sequence[int] = (), replace: bool = False) -> None:
+    def _edit(self, meta: Meta, change: Callable[[Meta, StoredChunks], Change]) -> tuple[Meta, int]:
+        """One commit of what ``change`` makes of an array as it is when the commit's turn comes, so that no write of another handle or
+        thread is lost. Raises `ConflictError` where the array was replaced, resized or deleted since ``meta``."""
         names, chunks = self._store.number(NAMES), self._store.number(CHUNKS)
+        made: Metas = []
 
         def prepare(head: Head) -> Writes:
-            view = head(chunks)
-            writes = [puts(head(names), names, NAMES_SCHEMA.batch([meta.row()]))] if replace else []
-            dropped = list(gone)
-            if parts and replace:
+            view, known = head(chunks), head(names)
+            now = _unchanged(meta, _found(known, meta.name))
+            after, parts, gone = change(now, StoredChunks(view, now))
+            made[:] = [after]
+            writes = [puts(known, names, NAMES_SCHEMA.batch([after.row()]))] if after.row() != now.row() else []
+            if parts and after.shape != now.shape:
                 # of another shape: what they were compared with is no base any more
-                batch, keys = chunk_rows(view, meta, parts)
-                dropped += [base_number(n) for n, _ in parts] if meta.uses_base else []
-                writes.append(Write(chunks, batch, keys))
+                writes.append(Write(chunks, *chunk_rows(view, after, parts)))
+                if after.uses_base and after.id == now.id:
+                    writes += forget(view, chunks, now.id, [base_number(n) for n, _ in parts])
             elif parts:
-                (batch, keys), old = changed_rows(view, meta, parts)
-                dropped += old
-                writes.append(Write(chunks, batch, keys))
-            return one_a_table(writes + forget(view, chunks, meta.id, dropped))
+                (batch, keys), old = changed_rows(view, after, parts)
+                writes += [Write(chunks, batch, keys), *forget(view, chunks, after.id, old)]
+            for numbers in gone:
+                writes += forget(view, chunks, now.id, numbers)
+            return one_a_table(writes)
 
-        self._commit(prepare)
+        version = self._store.commit(prepare)
+        return made[0], version
 
     def __repr__(self) -> str:
         return f"<lsmtensor tensors: {len(self):,} named arrays>"
+
+
+def _found(view: View | None, name: str) -> Meta | None:
+    """The array of a name in the table of names."""
+    if view is None:
+        return None
+    owner, row = view.locate(keyspace.one(view.table.codec.scalar(name)))
+    return None if owner[0] < 0 else Meta(view.rows(owner, row, view.table.schema.arrow).to_pylist()[0])
+
+
+def _every(view: View) -> Iterator[Meta]:
+    """All arrays in the table of names."""
+    for window in view.windows():
+        if len(window):
+            yield from map(Meta, window.gather(view.table.schema.names).to_pylist())
+
+
+def _unchanged(meta: Meta, now: Meta | None) -> Meta:
+    """The array as it is now, where it is still the one of a handle."""
+    if now is None or (now.id, now.shape) != (meta.id, meta.shape):
+        what = "deleted" if now is None else "replaced" if now.id != meta.id else f"resized to {now.shape}"
+        raise ConflictError(f"tensor {meta.name!r} was {what} since this handle was opened; take it again: db.tensors[{meta.name!r}]")
+    return now
 
 
 __all__ = ["SYSTEM", "NamedTensor", "Store", "Tensors", "optimal_chunks"]

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import memtable as memtables
+from .cache import Cache
 from .errors import ConflictError, InvalidArgumentError, TableNotFoundError
 from .lsm import commit as commits
 from .lsm import keyspace
@@ -144,6 +145,10 @@ class Transaction:
 
     def fresh_id(self) -> int:
         return self._tree.now()
+
+    @property
+    def cache(self) -> Cache:
+        return self._tree.cache
 
     def view(self, table_id: int) -> View:
         self._check()
@@ -284,8 +289,16 @@ class _Store:
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
-        self.view, self.number = transaction.system_view, transaction.system_table
-        self.fresh_id = transaction.fresh_id
+        self.number, self.fresh_id, self.cache = transaction.system_table, transaction.fresh_id, transaction.cache
+
+    def moment(self, version: int | None = None) -> None:
+        """Always what the transaction sees now."""
+
+    def known(self, moment: None) -> None:
+        """Nothing is remembered: every write changes what is seen."""
+
+    def view(self, name: str, moment: None) -> View | None:
+        return self._transaction.system_view(name)
 
     def commit(self, prepare: Callable[[Head], list[Write]]) -> int:
         return self._transaction.buffer(prepare(self._transaction.view))

@@ -125,3 +125,149 @@ def test_matrices_a_row(tmp_path):
             table.to_scipy("id")
         with pytest.raises(lt.InvalidArgumentError, match="sparse vectors"):
             table.create_index("m", "sparse")
+
+
+# -- codecs ------------------------------------------------------------------------------------------
+
+
+def table_of(n, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 32)).astype(np.float16).astype(np.float32)
+    return pa.table({
+        "id": np.arange(n), "v": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 32), "n": pa.array([None if i % 5 == 0 else i for i in range(n)], pa.int64()),
+        "s": pa.array([None if i % 7 == 0 else f"text {i % 9}" * (i % 4) for i in range(n)]), "b": pa.array([bytes([i % 3]) * (i % 50) for i in range(n)], pa.large_binary()),
+        "flag": pa.array([i % 3 == 0 for i in range(n)]), "l": pa.array([[i] * (i % 3) if i % 11 else None for i in range(n)], pa.list_(pa.int32())),
+        "c": pa.array([{"x": i, "y": str(i)} for i in range(n)], pa.struct([("x", pa.int16()), ("y", pa.string())])),
+        "r": lt.Schema([lt.Column("r", lt.ragged("float32", 2)), lt.Column("id", pa.int64())], "id").batch(
+            {"id": np.arange(n), "r": [None if i % 6 == 0 else np.full((i % 3, 2), i, np.float32) for i in range(n)]}
+        ).column("r"),
+    })  # fmt: skip
+
+
+def schema_with(codec):
+    kinds = {
+        "v": lt.tensor("float32", (32,)), "n": pa.int64(), "s": pa.string(), "b": pa.large_binary(), "flag": pa.bool_(), "l": pa.list_(pa.int32()),
+        "c": pa.struct([("x", pa.int16()), ("y", pa.string())]), "r": lt.ragged("float32", 2),
+    }  # fmt: skip
+    return lt.Schema([lt.Column("id", pa.int64()), *(lt.Column(n, k, codec=codec) for n, k in kinds.items())], "id")
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4", "zstd", "shuffle+zstd(level=1)", "bitshuffle+lz4", "delta+zstd", "narrow+zstd", "auto"])
+def test_a_codec_changes_bytes_and_no_value(tmp_path, codec):
+    with lt.open(tmp_path / "a.lsm") as db:
+        plain, coded = db.create_table("plain", schema_with(None)), db.create_table("coded", schema_with(codec))
+        for at in (0, 1500):
+            for table in (plain, coded):
+                table.upsert(table_of(5000).slice(at, 3500))
+                table.delete([at + 3, at + 4])
+            db.flush()
+        for _ in range(2):
+            assert coded.to_arrow().equals(plain.to_arrow())
+            wanted = plain.get_many([4000, 1, 3, 1, 2499])
+            assert coded.get_many([4000, 1, 3, 1, 2499]).equals(wanted) and len(wanted) == 4
+            for columns, start, stop in ((["v"], 10, 4000), (["s", "id"], None, 3), (["c", "l"], 4990, None)):
+                assert coded.scan(columns, start=start, stop=stop).read_all().equals(plain.scan(columns, start=start, stop=stop).read_all())
+            import pyarrow.compute as pc
+
+            assert coded.count(pc.field("n") > 3000) == plain.count(pc.field("n") > 3000)
+            db.compact()
+        sizes = {n: db.stats()["tables"][n]["file_bytes"] for n in ("plain", "coded")}
+        assert codec == "none" or sizes["coded"] < 0.9 * sizes["plain"], sizes
+        root = db.root()
+        with db.snapshot() as snapshot:
+            found = lt.verify_proof(snapshot["coded"].prove(17), root=root)
+        assert found["id"] == 17 and bits(found["v"]) == bits(plain.get(17)["v"]) and found["s"] == plain.get(17)["s"]
+    with lt.open(tmp_path / "a.lsm", mode="r") as db:
+        assert db["coded"].to_arrow().equals(db["plain"].to_arrow()) and db.verify()["files"]
+    # any reader opens the file, and sees the codes
+    for path in (tmp_path / "a.lsm" / "sst").glob("*.arrow"):
+        with pa.memory_map(str(path)) as data:
+            assert pa.ipc.open_file(data).read_all().num_rows
+
+
+def test_damage_under_a_codec_is_found(tmp_path):
+    with lt.open(tmp_path / "a.lsm") as db:
+        db.create_table("t", schema_with("shuffle+zstd")).upsert(table_of(4000))
+        db.compact()
+    (path,) = (tmp_path / "a.lsm" / "sst").glob("*.arrow")
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(data), 40).tolist():
+        changed = bytearray(data)
+        changed[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(lt.CorruptionError), lt.open(tmp_path / "a.lsm", mode="r") as db:
+            db["t"].to_arrow()
+            db.verify()
+
+
+def test_groups_that_lie_are_refused():
+    from lsmtensor.sstable.coded import Coded, Groups, encode
+
+    array = pa.array(np.repeat(np.arange(100.0), 500))
+    kind = Coded(pa.field("x", pa.float64()), "shuffle+zstd")
+    good = encode(array, kind)
+    groups = Groups(good)
+    assert len(groups.starts) > 3 and pa.concat_arrays([groups.decode(g) for g in range(len(groups.starts))]).equals(array)
+    body = np.frombuffer(good.storage.buffers()[2], np.uint8)
+    rng = np.random.default_rng(1)
+    refused = 0
+    for at in [*range(100), *rng.integers(0, len(body), 100).tolist()]:
+        changed = body.copy()
+        changed[at] ^= 0xFF
+        storage = pa.Array.from_buffers(pa.large_binary(), len(array), [None, good.storage.buffers()[1], pa.py_buffer(changed)])
+        try:
+            made = Groups(pa.ExtensionArray.from_storage(kind, storage))
+            for g in range(len(made.starts)):
+                made.decode(g).validate(full=True)
+        except lt.CorruptionError:
+            refused += 1
+    assert refused > 100
+    ends = np.frombuffer(good.storage.buffers()[1], np.int64).copy()
+    ends[5] = 2**40
+    with pytest.raises(lt.CorruptionError, match="outside"):
+        Groups(pa.ExtensionArray.from_storage(kind, pa.Array.from_buffers(pa.large_binary(), len(array), [None, pa.py_buffer(ends), pa.py_buffer(body)])))
+
+
+def test_codecs_that_columns_do_not_take(tmp_path):
+    with lt.open(tmp_path / "a.lsm") as db:
+        for codec, words in (("xor+zstd", "no older bytes"), ("zst", "did you mean"), ("zstd+shuffle", "comes last")):
+            with pytest.raises(lt.LsmTensorError, match=words):
+                db.create_table("t", lt.Schema([lt.Column("id", pa.int64()), lt.Column("x", pa.int64(), codec=codec)], "id"))
+        assert db.tables == []
+    with pytest.raises(lt.InvalidArgumentError, match="where they lie"):
+        lt.Schema([lt.Column("id", pa.int64(), codec="zstd")], "id")
+
+
+def test_merges_compress_what_is_cold_when_asked(tmp_path):
+    config = lt.RunConfig().with_set("compaction.codec=shuffle+zstd", "direct_commit_bytes=100000")
+    big = np.repeat(np.arange(100_000, dtype=np.float32), 10).reshape(1000, -1)
+    with lt.open(tmp_path / "a.lsm", config=config) as db:
+        db.create_table("t", schema_with(None)).upsert(table_of(4000))
+        db.tensors["w"] = big
+        db.flush()
+        before = db["t"].to_arrow()
+        assert db.tensors["w"].contiguous
+        hot = sum(t["file_bytes"] for t in db.stats()["tables"].values())
+        db.compact()
+        cold = sum(t["file_bytes"] for t in db.stats()["tables"].values())
+        assert cold < 0.6 * hot and db["t"].to_arrow().equals(before)
+        assert not db.tensors["w"].contiguous and np.array_equal(db.tensors["w"].numpy(), big) and np.array_equal(db.tensors["w"][7:900:3, 5], big[7:900:3, 5])
+        db.tensors["w"][3] = 1.0
+        assert db.tensors["w"][3].max() == 1.0 and np.array_equal(db.tensors["w"][4:], big[4:])
+    with lt.open(tmp_path / "a.lsm") as db:
+        db.compact()  # nothing asked: plain again
+        assert db.stats()["tables"]["_chunks"]["file_bytes"] > big.nbytes and db.tensors["w"][3].max() == 1.0 and db["t"].to_arrow().equals(before)
+
+
+def test_decoded_groups_are_kept_within_the_limit(tmp_path):
+    with lt.open(tmp_path / "a.lsm", config=lt.RunConfig(memory_limit=4 << 20)) as db:
+        db.create_table("t", schema_with("zstd")).upsert(table_of(20_000))
+        db.flush()
+        db["t"].get(5)
+        before = db.stats()["cache"]["misses"]
+        db["t"].get(6)
+        assert db.stats()["cache"]["misses"] == before and db.stats()["cache"]["bytes"] > 0
+        for key in range(0, 20_000, 50):
+            db["t"].get(key)
+        assert 0 < db.stats()["cache"]["bytes"] <= db.stats()["cache"]["limit"] == 1 << 20

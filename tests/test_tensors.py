@@ -349,7 +349,7 @@ def test_xor_stores_what_changed(db, tmp_path):
 
 
 def chunk_sizes(db, tensor):
-    view = db.tensors._store.view("_chunks")
+    view = db.tensors._store.view("_chunks", db.tensors._store.moment())
     found = {}
     for window in view.windows():
         for row in window.gather(["tensor", "chunk", "data"]).to_pylist() if len(window) else []:
@@ -404,20 +404,131 @@ def test_frameworks_get_a_capsule(db, monkeypatch):
     np.testing.assert_array_equal(t.to_torch(), np.zeros(3, np.uint16))
 
 
-def test_recently_read_chunks_are_kept_within_their_limit(tmp_path, monkeypatch):
-    from lsmtensor import tensor_rows
-
+@pytest.mark.parametrize("limit", [16 * 4000, 0])
+def test_recently_read_chunks_are_kept_within_their_limit(tmp_path, limit):
     w = np.arange(64_000, dtype=np.float32).reshape(80, 800)
-    with lt.open(tmp_path / "db", config=BULK) as db:
+    with lt.open(tmp_path / "db", config=lt.RunConfig(direct_commit_bytes=1000, memory_limit=limit)) as db:
         for codec in ("none", "shuffle+zstd"):
-            monkeypatch.setattr(tensor_rows, "RECENT_BYTES", 3 * 10 * 100 * 4)
             t = db.tensors.create("t", w.shape, "float32", chunks=(10, 100), codec=codec, data=w)
             for _ in range(2):
                 np.testing.assert_array_equal(t[5:55, 50:750], w[5:55, 50:750])
+            kept = db.stats()["cache"]
+            coded = codec != "none"
+            assert (kept["values"], kept["bytes"]) == ((4, 16000) if limit and coded else (0, 0))
             source = t._source
-            assert len(source._recent) == 3 and source._held == sum(c.nbytes for c in source._recent.values())
-            assert source.read((0, 0)) is source.read((0, 0)) and not source.read((0, 0)).flags.writeable
+            assert (source.read((0, 0)) is source.read((0, 0))) == (bool(limit) or not coded) and not source.read((0, 0)).flags.writeable
             t[0, 0] = -1.0
-            assert t[0, 0] == -1 and db.tensors["t"][0, 0] == -1
-            monkeypatch.setattr(tensor_rows, "RECENT_BYTES", 10)
-            assert db.tensors["t"][3, 3] == w[3, 3]
+            assert t[0, 0] == -1 and db.tensors["t"][0, 0] == -1 and db.tensors["t"][3, 3] == w[3, 3]
+
+
+def test_chunks_of_nothing_but_fill_are_not_written(tmp_path):
+    with lt.open(tmp_path / "a.lsm") as db:
+        chunks = lambda: sum(len(db._tree.view(t).sources and list(db._tree.view(t).windows())[0]) for t in [db._tree.head()[0].by_name("_chunks").state.id])  # noqa: E731
+        t = db.tensors.create("t", (10, 10), "float32", chunks=(4, 4), fill_value=7)
+        t[0:3, 0:3] = 1
+        assert chunks() == 1
+        t.resize((4_000_000, 10))
+        assert chunks() == 1 and t[3_999_999, 9] == 7
+        t.resize((4_000_000, 4_000))
+        assert chunks() == 1 and t[2, 2] == 1 and t[2, 3] == 7 and t[3_999_999, 3_999] == 7
+        t.append(np.full((1, 4_000), 5, np.float32))
+        assert t.shape == (4_000_001, 4_000) and t[4_000_000, 17] == 5 and t[3_999_999, 17] == 7 and chunks() == 1001
+        t.resize((9, 9))
+        assert chunks() == 1 and t.numpy().sum() == 9 + 7 * 72
+        t.append(np.zeros((9, 2), np.float32), axis=1)
+        assert t.numpy()[:, 9:].sum() == 0 and t.numpy()[:, :9].sum() == 9 + 7 * 72
+
+
+def test_writes_through_several_handles_are_all_kept(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with lt.open(tmp_path / "a.lsm", config=lt.RunConfig().with_set("wal.sync=none")) as db:
+        db.tensors["t"] = np.zeros((64, 8), np.int64)  # one chunk
+
+        def work(i):
+            handle = db.tensors["t"]
+            for row in range(i, 64, 4):
+                handle[row] = row + 1
+                assert handle[row, 0] == row + 1
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert np.array_equal(db.tensors["t"].numpy(), np.repeat(np.arange(1, 65)[:, None], 8, 1))
+
+
+def test_a_handle_of_what_is_gone_writes_nothing(tmp_path):
+    with lt.open(tmp_path / "a.lsm") as db:
+        db.tensors["t"] = np.zeros(8)
+        old = db.tensors["t"]
+        db.tensors["t"] = np.ones(8)
+        for write in (lambda: old.__setitem__(0, 5.0), lambda: old.append([1.0]), lambda: old.resize((2,)), lambda: old.set_attrs({"a": 1})):
+            with pytest.raises(lt.ConflictError, match="was replaced since"):
+                write()
+        assert old.numpy().sum() == 0 and db.tensors["t"].numpy().sum() == 8
+        old = db.tensors["t"]
+        db.tensors["t"].append([1.0])
+        with pytest.raises(lt.ConflictError, match="resized to"):
+            old[0] = 3
+        del db.tensors["t"]
+        with pytest.raises(lt.ConflictError, match="was deleted"):
+            old[0] = 3
+        assert len(old.numpy()) == 8 and "t" not in db.tensors
+
+
+def test_an_array_replaced_while_it_is_opened_is_seen_whole(tmp_path):
+    import threading
+
+    with lt.open(tmp_path / "a.lsm", config=lt.RunConfig().with_set("wal.sync=none")) as db:
+        db.tensors["t"] = np.full(2000, 1)
+        stop = threading.Event()
+
+        def write():
+            n = 1
+            while not stop.is_set():
+                n += 1
+                db.tensors["t"] = np.full(2000, n)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(300):
+                seen = db.tensors["t"].numpy()
+                assert seen[0] > 0 and (seen == seen[0]).all()
+        finally:
+            stop.set()
+            writer.join()
+
+
+def test_keys_of_chunks_are_those_of_the_codec():
+    from lsmtensor.keys import KeyCodec
+    from lsmtensor.tensor_meta import CHUNKS_SCHEMA
+    from lsmtensor.tensor_rows import encoded_key
+
+    codec = KeyCodec(CHUNKS_SCHEMA)
+    for key in ((0, 0), (5, -1), (2**62, 2**40), (7, -(2**63))):
+        assert encoded_key(*key) == codec.scalar(key)
+
+
+@pytest.mark.parametrize("limit", [1000, 1 << 20])
+def test_whether_an_array_is_contiguous_is_found_out(tmp_path, limit):
+    w = np.arange(3 << 18, dtype=np.float64).reshape(-1, 512)  # 6 chunks
+    with lt.open(tmp_path / "a.lsm", config=lt.RunConfig(direct_commit_bytes=limit)) as db:
+        db.tensors.update({"a": w, "b": w + 1, "c": w[:100]})
+        assert db.tensors["a"].contiguous and db.tensors["b"].contiguous and db.tensors["c"].contiguous
+        old = db.snapshot()
+        db.tensors["b"][700] = 5.0
+        a, b = db.tensors["a"], db.tensors["b"]
+        assert a.contiguous and not b.contiguous and b[700, 0] == 5 and np.array_equal(b[701:], w[701:] + 1) and np.array_equal(a.numpy(), w)
+        assert old.tensors["b"].contiguous and np.array_equal(old.tensors["b"].numpy(), w + 1)
+        old.close()
+        db.flush()
+        assert not db.tensors["b"].contiguous and db.tensors["b"][700, 0] == 5
+        db.tensors["b"].resize((600, 512))
+        assert np.array_equal(db.tensors["b"].numpy(), w[:600] + 1)
+        db.tensors["c"].resize((0, 512))
+        db.flush()
+        db.tensors["c"].resize((100, 512))
+        assert not db.tensors["c"].contiguous and not db.tensors["c"].numpy().any()
+        db.tensors["c"] = w[:100]
+        del db.tensors["a"]
+        assert db.tensors.list() == ["b", "c"] and "a" not in db.tensors and np.array_equal(db.tensors["c"].numpy(), w[:100])

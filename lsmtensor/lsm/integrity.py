@@ -125,7 +125,8 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
     import pyarrow as pa
 
     from ..schema import Schema
-    from ..sstable.arrays import byte_ranges
+    from ..sstable.coded import plain_schema, row_of
+    from ..sstable.ranges import byte_ranges
 
     start, metadata, body = int(proof["offset"]), int(proof["metadata"]), int(proof["body"])
     if min(start, metadata, body) < 0 or start + metadata + body > int(proof["count"]) * size:
@@ -156,6 +157,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
             raise CorruptionError("the row of the proof is not in its version")
         described = schema.metadata
         user = Schema.from_dict(json.loads(described[b"lsmtensor.schema"]))
-        return user.row(batch, row)
+        one = [row_of(column, row) for column in batch.columns]
+        return user.row(pa.RecordBatch.from_arrays(one, schema=plain_schema(schema)), 0)
     except pa.ArrowException as why:
         raise CorruptionError(f"the rows of the proof do not parse ({why})") from why

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pyarrow as pa
 
 from ..config import RunConfig
+from ..dtypes import RaggedType, SparseType, TensorType
 from ..env.base import Env
-from ..sstable import filters
+from ..sstable import coded, filters
 from ..sstable.writer import write_table
 from .layout import FileRef
 from .manifest import file_path
@@ -30,10 +31,25 @@ def write_files(
         meta = write_table(
             env, file_path(folder, "table", own), own, group, schema=table.physical, key_kind=table.codec.kind, config=settings,
             cause=cause, meta={"table": table.state.id, "schema": table.state.schema},
+            codecs=chains_of(table, config, cause),
         )  # fmt: skip
         files.append(FileRef.from_meta(meta))
     env.sync_dir(f"{folder}/sst")
     return tuple(files)
+
+
+def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, str]:
+    """The codecs of columns in a new file: their own; of tensors and of named arrays without one, what merges are asked for."""
+    made = {c.name: c.codec for c in table.schema.columns if c.codec is not None and c.codec != "none"}
+    cold = config.compaction.codec
+    if cause == "compaction" and cold != "none":
+        coded.check_codec("of tensors", cold)
+        for column in table.schema.columns:
+            # large_binary is what chunks of named arrays are kept in
+            tensors = isinstance(column.type, (TensorType, RaggedType, SparseType)) or column.type == pa.large_binary()
+            if tensors and column.codec is None:
+                made[column.name] = cold
+    return made
 
 
 class _Split:

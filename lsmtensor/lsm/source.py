@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrowtake import take_table as take
+from ..cache import Cache
 from ..env.base import Env
 from ..errors import StorageError
 from ..memtable.base import Memtable
@@ -28,8 +29,8 @@ from .layout import FileRef, Run
 class TableFile:
     """One table file of the layout, opened on first use; thread-safe."""
 
-    def __init__(self, env: Env, path: str, ref: FileRef) -> None:
-        self.env, self.path, self.ref = env, path, ref
+    def __init__(self, env: Env, path: str, ref: FileRef, cache: Cache) -> None:
+        self.env, self.path, self.ref, self.cache = env, path, ref, cache
         self.obsolete = False
         self._lock = threading.Lock()
         self._reader: TableReader | None = None
@@ -39,7 +40,7 @@ class TableFile:
         if self._reader is None:
             with self._lock:
                 if self._reader is None:
-                    self._reader = TableReader(self.env, self.path, self.ref.number)
+                    self._reader = TableReader(self.env, self.path, self.ref.number, self.cache)
         return self._reader
 
     def __del__(self) -> None:
@@ -166,6 +167,10 @@ class RunSource:
         """Rows [start, stop) of a column, all in one batch, as a view of the map; checked unless told otherwise."""
         reader, i, begin, _ = self._batch_of(start)
         return reader.column(i, name, start - begin, stop - begin, check)
+
+    def is_coded(self, row: int, name: str) -> bool:
+        """Whether a column of the row's file is under a codec, so that there is no view of it."""
+        return self._batch_of(row)[0].coded(name)
 
     def private(self, row: int, view: np.ndarray) -> np.ndarray:
         """The bytes of a view that `one_batch` gave of this row and those behind it, as memory of the caller's own."""

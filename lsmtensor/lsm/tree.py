@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 from .. import memtable as memtables
+from ..cache import for_limit
 from ..config import RunConfig
 from ..env.base import Env
 from ..errors import ClosedError, InvalidArgumentError, ReadOnlyError, StorageError, TableNotFoundError
@@ -57,7 +58,7 @@ class Tree:
         self._wal_last: dict[int, int] = {}
         self._next_file = manifest.layout.next_file
         self.logged = self.visible = manifest.layout.version
-        self.closed = False
+        self.closed, self.cache = False, for_limit(config.memory_limit)
         self.compaction_paused = self.warned_of_leak = False
         self.calm = False  # nothing stands in the way of a write; looked at again when the state changes
         self._level0 = 0
@@ -260,7 +261,7 @@ class Tree:
     def _file(self, ref: FileRef) -> TableFile:
         file = self._files.get(ref.number)
         if file is None:
-            file = self._files[ref.number] = self.held_files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref)
+            file = self._files[ref.number] = self.held_files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref, self.cache)
         elif file.ref is not ref:
             file.ref = ref
         return file

@@ -99,13 +99,13 @@ def batch_message(batch: pa.RecordBatch, offset: int) -> tuple[bytes, list[Any],
             if pad:
                 body.append(bytes(pad))
             at += size + pad
-    message = _record_batch(batch.num_rows, nodes, places, at)
+    message = record_batch(batch.num_rows, nodes, places, at)
     pad = -(offset + 8 + len(message)) % ALIGN
     message += bytes(pad)
     return struct.pack("<Ii", 0xFFFFFFFF, len(message)) + message, body, at
 
 
-def _record_batch(rows: int, nodes: list[tuple[int, int]], places: list[tuple[int, int]], body: int) -> bytes:
+def record_batch(rows: int, nodes: list[tuple[int, int]], places: list[tuple[int, int]], body: int) -> bytes:
     """A Message table holding a RecordBatch table, laid out so that every field is aligned by construction."""
     head = bytearray(72)
     struct.pack_into("<I", head, 0, 16)

@@ -15,8 +15,8 @@ from .reader import TableReader
 
 
 def file_rows(reader: TableReader, kit: Any, schema: Schema, physical: pa.Schema) -> Any:
-    """The kit's `FileRows` of a file; None where its columns are not the table's, or the kit has none."""
-    if not hasattr(kit, "FileRows") or not reader.schema.equals(physical, check_metadata=False):
+    """The kit's `FileRows` of a file; None where its columns are not the table's, one is under a codec, or the kit has none."""
+    if not hasattr(kit, "FileRows") or not reader.schema.equals(physical, check_metadata=False) or any(map(reader.coded, physical.names)):
         return None
     firsts, lasts = reader.key_ranges
     ints = bool(lasts) and isinstance(lasts[0], int)

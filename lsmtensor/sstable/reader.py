@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,46 +14,33 @@ import pyarrow as pa
 from .. import kernels
 from ..arrowbytes import binary_parts
 from ..arrowtake import take_array, take_table
+from ..cache import Cache
 from ..env.base import Env
 from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError
 from ..merkle import HASHES, inclusion_path, leaf_hash, leaf_hash_of, merkle_root
 from . import filters
-from .arrays import byte_ranges, fixed_width, has_offsets, storage_of
+from .checks import Checks
+from .coded import Coded, Groups, plain_schema
 from .format import FORMAT, MAGIC, TRAILER, key_value, place
+from .ranges import Column, byte_ranges, fixed_width, has_offsets, storage_of
 from .zones import Pruner
 
 MAX_BATCHES = 1 << 20
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a batch, and where it lies in the file: ``width`` bytes a row from ``at``, and buffers that all rows share."""
-
-    array: pa.Array
-    width: int | None
-    at: int
-    others: list[tuple[int, int]]
-
-    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Byte ranges of the file under rows [start, stop)."""
-        if self.width is not None:
-            return [*self.others, (self.at + start * self.width, self.at + stop * self.width)]
-        return self.others
-
-
 class TableReader:
     """An open table file: immutable, shared between threads."""
 
-    def __init__(self, env: Env, path: str, number: int) -> None:
-        self.path, self.number = path, number
+    def __init__(self, env: Env, path: str, number: int, cache: Cache | None = None) -> None:
+        self.path, self.number, self._cache = path, number, cache or Cache(0)
         self._file = env.open(path, kind="table")
         self._map = self._file.map()
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._base = self._bytes.ctypes.data
         self._sections()
         self._batches: list[pa.RecordBatch | None] = [None] * len(self._blocks)
-        self._columns: dict[tuple[int, str], _Column] = {}
+        self._columns: dict[tuple[int, str], Column] = {}
         self._pruner: Pruner | None = None
 
     # -- opening ---------------------------------------------------------------------------------
@@ -94,12 +80,21 @@ class TableReader:
             raise self._bad(f"a section does not parse ({why!r})", offset) from why
 
     @cached_property
-    def schema(self) -> pa.Schema:
-        """The physical columns. It lies at the front of the file, which a look at the filter never touches."""
+    def _stored_schema(self) -> pa.Schema:
+        """The columns in the file. It lies at the front of it, which a look at the filter never touches."""
         try:
             return pa.ipc.open_stream(pa.py_buffer(self._checked(0, self._first_offset())[8:])).schema
-        except pa.ArrowException as why:
+        except (pa.ArrowException, ValueError, KeyError, TypeError) as why:
             raise self._bad(f"the schema does not parse ({why})") from why
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The physical columns, decoded."""
+        return plain_schema(self._stored_schema)
+
+    def coded(self, name: str) -> bool:
+        """Whether a column is under a codec: no view of it is to be had."""
+        return isinstance(self._stored_schema.field(name).type, Coded)
 
     def _first_offset(self) -> int:
         return self._blocks[0]["offset"] if self._blocks else self._chunks_end
@@ -128,12 +123,13 @@ class TableReader:
         self._kind = str(self.meta["hash"])
         if self._chunk < 4096 or self._kind not in HASHES or len(self._blocks) > MAX_BATCHES:
             raise self._bad("the file's settings make no sense", end)
-        self._crcs = np.frombuffer(found["crcs"], "<u4")
+        crcs = np.frombuffer(found["crcs"], "<u4")
         chunks = -(-self._chunks_end // self._chunk)
-        if len(self._crcs) != chunks or len(found["leaves"]) != (0 if self._kind == "none" else 32 * chunks):
+        if len(crcs) != chunks or len(found["leaves"]) != (0 if self._kind == "none" else 32 * chunks):
             raise self._bad("as many checksums as chunks are wanted", end)
         self._leaves = found["leaves"]
-        self._good, self._whole = np.zeros(chunks, bool), False
+        self._checks = Checks(self._bytes, crcs, self._chunk, self._chunks_end, self.number, self.path)
+        self._check = self._checks.check
         self._filter = (parameters, np.frombuffer(found["filter"], np.uint8)) if "filter" in found else None
         self._first = [key_value(b["first"]) for b in self._blocks]
         self._last = [key_value(b["last"]) for b in self._blocks]
@@ -144,31 +140,6 @@ class TableReader:
                 raise self._bad("a block lies outside the file", b["offset"])
 
     # -- chunks ----------------------------------------------------------------------------------
-
-    def _check(self, start: int, end: int) -> None:
-        """Compare the chunks under [start, end) with their checksums, once in this process."""
-        if end <= start:
-            return
-        first, last = start // self._chunk, -(-end // self._chunk)
-        good = self._good[first:last]
-        if good.all():
-            return
-        number, size = self.number, self._chunk
-        crcs: Any = kernels.storage().crc32c_chunks
-        while first < last:
-            # what is not good yet, stretch by stretch: one call of the kernel each
-            first += int(np.argmin(good)) if not good.all() else len(good)
-            good = self._good[first:last]
-            run = int(np.argmax(good)) if good.any() else len(good)
-            at, stop = first * size, min((first + run) * size, self._chunks_end)
-            wrong = np.flatnonzero(crcs(self._bytes[at:stop], size, number, at) != self._crcs[first : first + run])
-            if len(wrong):
-                at += int(wrong[0]) * size
-                raise self._bad(f"chunk {at // size} ({min(size, stop - at)} bytes) is damaged", at)
-            self._good[first : first + run] = True
-            first += run
-            good = self._good[first:last]
-        self._whole = bool(self._good.all())
 
     def private(self, view: np.ndarray) -> np.ndarray:
         """uint8 (n,): the bytes of a view of the map, mapped again copy-on-write; writing to it changes nothing else."""
@@ -209,7 +180,7 @@ class TableReader:
             self._check(b["offset"], body)
             message = pa.py_buffer(self._map[b["offset"] : body + b["body"]])
             try:
-                batch = pa.ipc.read_record_batch(pa.ipc.read_message(message), self.schema)
+                batch = pa.ipc.read_record_batch(pa.ipc.read_message(message), self._stored_schema)
             except (pa.ArrowException, OSError) as why:
                 raise self._bad(f"batch {i} does not parse ({why})", b["offset"]) from why
             if batch.num_rows != b["rows"]:
@@ -217,7 +188,7 @@ class TableReader:
             self._batches[i] = batch
         return batch
 
-    def _column(self, i: int, name: str) -> _Column:
+    def _column(self, i: int, name: str) -> Column:
         column = self._columns.get((i, name))
         if column is None:
             array = self._batch(i).column(name)
@@ -225,15 +196,46 @@ class TableReader:
             if width is not None:
                 at = buffers.pop().address - self._base
             others = [(b.address - self._base, b.address - self._base + b.size) for b in buffers if b is not None and b.size]
-            column = self._columns[i, name] = _Column(array, width, at, others)
+            column = self._columns[i, name] = Column(array, width, at, others, self._groups(i, array))
         return column
+
+    def _groups(self, i: int, array: pa.Array) -> Groups | None:
+        if not isinstance(array.type, Coded):
+            return None
+        offsets = array.storage.buffers()[1]
+        self._check(offsets.address - self._base, offsets.address - self._base + offsets.size)
+        try:
+            return Groups(array)
+        except CorruptionError as why:
+            raise self._bad(str(why), self._blocks[i]["offset"]) from why
+
+    def _group(self, i: int, name: str, group: int, *, check: bool = True, keep: bool = False) -> pa.Array:
+        """The decoded rows of a group of a coded column; those kept are not decoded again, and ``keep`` keeps them."""
+        key = (self.number, i, name, group)
+        known = self._cache.get(key)
+        if known is None:
+            groups = self._column(i, name).groups
+            assert groups is not None
+            low, high = groups.span(group)
+            at = groups.data.ctypes.data - self._base
+            if check and not self._checks.whole:
+                self._check(at + low, at + high)
+            try:
+                known = groups.decode(group)
+            except CorruptionError as why:
+                raise self._bad(str(why), at + low) from why
+            if keep:
+                self._cache.put(key, known, known.nbytes)
+        return known
 
     def column(self, i: int, name: str, start: int = 0, stop: int | None = None, check: bool = True) -> pa.Array:
         """Rows [start, stop) of one column of one batch, every chunk under them checked; a view of the map."""
         column = self._column(i, name)
         array = column.array
         stop = len(array) if stop is None else stop
-        if check and not self._whole:
+        if column.groups is not None:
+            return column.groups.rows(start, stop, lambda g: self._group(i, name, g, check=check))
+        if check and not self._checks.whole:
             if stop - start < len(array) and pa.types.is_large_binary(array.type) and array.null_count == 0:
                 self._check_values(array, start, stop)
             else:
@@ -266,12 +268,15 @@ class TableReader:
 
     def guard(self) -> tuple[np.ndarray, int, int, Callable[[int, int], None], str]:
         """(which chunks were found right uint8, bytes a chunk, address of the file, check of a range of it, path)."""
-        return self._good.view(np.uint8), self._chunk, self._base, self._check, self.path
+        return self._checks.good.view(np.uint8), self._chunk, self._base, self._check, self.path
 
     def checked(self, i: int, name: str, start: int, stop: int) -> bool:
-        """Whether all chunks under rows [start, stop) of a column were found right before."""
-        ranges = self._column(i, name).ranges(start, stop)
-        return self._whole or all(self._good[at // self._chunk : -(-end // self._chunk)].all() for at, end in ranges)
+        """Whether reading rows [start, stop) of a column is free: plain, and all chunks under them were found right before."""
+        column = self._column(i, name)
+        if column.groups is not None:
+            return False
+        ranges = column.ranges(start, stop)
+        return self._checks.whole or all(self._checks.good[at // self._chunk : -(-end // self._chunk)].all() for at, end in ranges)
 
     def row_bytes(self, i: int, names: Sequence[str]) -> float:
         """Mean bytes of a row of a batch in these columns; reads nothing of them."""
@@ -365,13 +370,17 @@ class TableReader:
 
     def _take(self, i: int, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
         columns = [self._column(i, name) for name in names]
-        if not self._whole:
-            for column in columns:
+        arrays = []
+        for name, column in zip(names, columns, strict=True):
+            if column.groups is not None:
+                arrays.append(column.groups.take(rows, lambda g, name=name: self._group(i, name, g, keep=True)))  # type: ignore[misc]
+                continue
+            if not self._checks.whole:
                 self._check_rows(column, rows)
-        fields = [self.schema.field(n) for n in names]
-        return pa.Table.from_arrays([take_array(c.array, rows) for c in columns], schema=pa.schema(fields))
+            arrays.append(take_array(column.array, rows))
+        return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(n) for n in names]))
 
-    def _check_rows(self, column: _Column, rows: np.ndarray) -> None:
+    def _check_rows(self, column: Column, rows: np.ndarray) -> None:
         if len(rows) < 64 and pa.types.is_large_binary(column.array.type) and column.array.null_count == 0:
             for row in rows.tolist():
                 self._check_values(column.array, row, row + 1)
@@ -385,14 +394,15 @@ class TableReader:
             if int((last - first).max()) > 1:
                 spans = [np.arange(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
             touched = np.concatenate(spans)
-            if not self._good[touched].all():
+            if not self._checks.good[touched].all():
                 for chunk in np.unique(touched).tolist():
                     self._check(chunk * self._chunk, min((chunk + 1) * self._chunk, self._chunks_end))
 
     def about(self) -> dict[str, Any]:
         """The settings that the file was written with."""
         used = None if self._filter is None else {**self._filter[0], "bytes": self._filter[1].nbytes}
-        return {"meta": self.meta, "chunk_bytes": self._chunk, "chunks": len(self._crcs), "hash": self._kind, "filter": used}
+        return {"meta": self.meta, "chunk_bytes": self._chunk, "chunks": len(self._checks.good), "hash": self._kind, "filter": used,
+                "codecs": {f.name: f.type.codec for f in self._stored_schema if isinstance(f.type, Coded)}}  # fmt: skip
 
     # -- whole -----------------------------------------------------------------------------------
 
@@ -403,7 +413,7 @@ class TableReader:
     def verify(self, root: str) -> int:
         """Check every byte against the checksums and the hash tree; returns how many. O(bytes)."""
         size = len(self._map)
-        self._good[:], self._whole = False, False
+        self._checks.forget()
         self._check(0, self._chunks_end)
         if self._kind != "none":
             leaves = []
@@ -418,7 +428,11 @@ class TableReader:
         for i in range(self.num_batches):
             try:
                 self._batch(i).validate(full=True)
-            except pa.ArrowException as why:
+                for name in self.schema.names:
+                    groups = self._column(i, name).groups
+                    for group in range(0 if groups is None else len(groups.starts)):
+                        groups.decode(group).validate(full=True)  # type: ignore[union-attr]
+            except (pa.ArrowException, CorruptionError) as why:
                 raise self._bad(f"batch {i} is not valid ({why})", self._blocks[i]["offset"]) from why
         return size
 
@@ -433,6 +447,8 @@ class TableReader:
         ranges |= {*range(b["offset"] // self._chunk, -(-(b["offset"] + b["metadata"]) // self._chunk))}
         batch = self._batch(i)
         local = row - int(self.batch_starts[i])
+        for name in batch.schema.names:
+            self._column(i, name)  # the offsets of groups are checked before they are followed
         for column in batch.columns:
             for start, end in byte_ranges(column, local, local + 1, self._base):
                 ranges |= {*range(start // self._chunk, -(-end // self._chunk))}

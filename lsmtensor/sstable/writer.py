@@ -19,6 +19,7 @@ from ..errors import InvalidArgumentError, UnknownNameError
 from ..merkle import HASHES, leaf_hash, leaf_hash_of, merkle_root
 from ..registry import near
 from . import filters, ipc
+from .coded import encode_batch, stored_schema
 from .format import FORMAT, MAGIC, TRAILER, key_json, place
 from .meta import TableMeta
 from .zones import zone_map
@@ -119,10 +120,11 @@ def write_table(
     config: SSTableConfig,
     cause: str,
     meta: dict[str, Any],
+    codecs: dict[str, str] | None = None,
 ) -> TableMeta:
     """Write (physical batch, keys) pairs, sorted, to a new synced file. O(bytes), one pass.
 
-    The caller syncs the folder. On failure the file is removed and the error goes on.
+    ``codecs`` are the chains of the columns that are not stored plain. The caller syncs the folder. On failure the file is removed and the error goes on.
     """
     if config.hash not in HASHES:
         raise UnknownNameError(f"no hash named {config.hash!r}; {near(config.hash, HASHES)}")
@@ -131,7 +133,7 @@ def write_table(
     file = env.create(path, kind="table", cause=cause, direct=config.direct and cause in ("bulk", "compaction"))
     try:
         with file:
-            writer = _Writer(file, number, schema, key_kind, config, meta)
+            writer = _Writer(file, number, schema, key_kind, config, meta, codecs or {})
             try:
                 return writer.write(pairs)
             finally:
@@ -143,10 +145,11 @@ def write_table(
 
 class _Writer:
     def __init__(
-        self, file: Any, number: int, schema: pa.Schema, key_kind: str, config: SSTableConfig, meta: dict[str, Any]
+        self, file: Any, number: int, schema: pa.Schema, key_kind: str, config: SSTableConfig, meta: dict[str, Any], codecs: dict[str, str]
     ) -> None:
         self._file, self._number, self._config = file, number, config
-        self._schema = schema.with_metadata({"lsmtensor.schema": _json(meta["schema"])})
+        self._schema = stored_schema(schema, codecs).with_metadata({"lsmtensor.schema": _json(meta["schema"])})
+        self._coded = bool(codecs)
         self._chunks = _Chunks(number, config.chunk_bytes, config.hash)
         self._meta = {
             **meta, "format": FORMAT, "number": number, "key_kind": key_kind, "hash": config.hash, "chunk_bytes": config.chunk_bytes,
@@ -183,7 +186,7 @@ class _Writer:
 
     def _batch(self, batch: pa.RecordBatch, keys: pa.Array) -> None:
         offset = self._chunks.at
-        message, body, size = ipc.batch_message(batch, offset)
+        message, body, size = ipc.batch_message(encode_batch(batch, self._schema) if self._coded else batch, offset)
         self._out([message, *body])
         seqs = batch.column("_seq").to_numpy()
         deletes = int((batch.column("_op").to_numpy() == 0).sum())

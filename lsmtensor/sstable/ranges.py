@@ -1,8 +1,29 @@
-"""Where the rows of an Arrow array lie in memory."""
+"""Where the rows of a column lie in a file."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pyarrow as pa
+
+from .coded import Coded, Groups
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a batch, and where it lies in the file: ``width`` bytes a row from ``at``, and buffers that all rows share."""
+
+    array: pa.Array
+    width: int | None
+    at: int
+    others: list[tuple[int, int]]
+    groups: Groups | None = None
+
+    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Byte ranges of the file under rows [start, stop)."""
+        if self.width is not None:
+            return [*self.others, (self.at + start * self.width, self.at + stop * self.width)]
+        return self.others
 
 
 def storage_of(array: pa.Array) -> pa.Array:
@@ -31,6 +52,12 @@ def fixed_width(array: pa.Array) -> int | None:
 def byte_ranges(array: pa.Array, start: int, stop: int, base: int) -> list[tuple[int, int]]:
     """Where rows [start, stop) of a whole column lie, counted from the address ``base``."""
     buffers, ranges = storage_of(array).buffers(), []
+    if isinstance(array.type, Coded) and len(array):
+        groups = Groups(array)
+        low = groups.span(groups.of(start))[0]
+        high = groups.span(groups.of(stop - 1))[1]
+        at = groups.data.ctypes.data - base
+        return [(at + low, at + high), (buffers[1].address - base, buffers[1].address - base + buffers[1].size)]
     width = fixed_width(array)
     if width is not None:
         at = buffers.pop().address - base

@@ -1,0 +1,242 @@
+"""Columns with a codec: the values of neighbouring rows, about 64 KiB of them, coded as one group.
+
+To Arrow such a column is binary, a row each: a group's bytes are the value of its first row, its other rows are empty. So any reader
+opens the file, and ours finds the group of a row from the offsets alone. A group is the Arrow buffers of its rows, each coded by
+itself, or plain where that gains under 5%. The bytes are in docs/format.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .. import codecs
+from ..arrowtake import one_chunk, take_array
+from ..errors import CorruptionError, InvalidArgumentError
+from . import ipc
+
+GROUP_BYTES = 65536
+SAMPLE_BYTES = 65536
+_HEAD, _NODE, _BUFFER = struct.Struct("<QHHI"), struct.Struct("<QQ"), struct.Struct("<QQB7x")
+
+
+class Coded(pa.ExtensionType):
+    """Groups of values of ``field``'s type under a codec."""
+
+    def __init__(self, field: pa.Field, codec: str) -> None:
+        self.field, self.codec = field, codec
+        super().__init__(pa.large_binary(), "lsmtensor.coded")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        described = base64.b64encode(pa.schema([self.field]).serialize().to_pybytes()).decode()
+        return json.dumps({"codec": self.codec, "field": described}).encode()
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Coded:
+        value = json.loads(serialized)
+        if storage_type != pa.large_binary():
+            raise InvalidArgumentError(f"extension lsmtensor.coded over {storage_type}; wanted large_binary")
+        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]))
+
+
+pa.register_extension_type(Coded(pa.field("values", pa.int8()), "none"))
+
+
+def check_codec(column: str, codec: str) -> None:
+    """Raises where a column cannot be stored by this chain."""
+    try:
+        chain = codecs.create(codec, 4)
+    except InvalidArgumentError as why:
+        raise InvalidArgumentError(f"column {column!r}: {why}") from why
+    if chain.uses_base:
+        raise InvalidArgumentError(f"column {column!r}: codec={codec!r}; xor compares versions of a named array, a row of a table has no older bytes to compare with")
+
+
+def stored_schema(schema: pa.Schema, chains: dict[str, str]) -> pa.Schema:
+    """The columns as the file holds them."""
+    fields = [f.with_type(Coded(f, chains[f.name])).with_nullable(False) if f.name in chains else f for f in schema]
+    return pa.schema(fields, schema.metadata)
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns as readers see them."""
+    return pa.schema([f.type.field if isinstance(f.type, Coded) else f for f in schema], schema.metadata)
+
+
+# -- in ----------------------------------------------------------------------------------------------
+
+
+def encode_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch in its stored columns. O(bytes)."""
+    columns = [encode(c, f.type) if isinstance(f.type, Coded) else c for c, f in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def encode(array: pa.Array, kind: Coded) -> pa.Array:
+    n = len(array)
+    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+    rows = max(1, GROUP_BYTES * n // max(1, storage.nbytes))
+    sizes, parts = np.zeros(n + 1, np.int64), []
+    for start in range(0, n, rows):
+        group = _packed(storage.slice(start, rows), kind.codec)
+        sizes[start + 1] = sum(len(p) for p in group)
+        parts += group
+    data = np.concatenate([np.empty(0, np.uint8), *(np.frombuffer(p, np.uint8) for p in parts)])
+    made = pa.Array.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(np.cumsum(sizes)), pa.py_buffer(data)])
+    return pa.ExtensionArray.from_storage(kind, made)
+
+
+def _packed(rows: pa.Array, codec: str) -> list[Any]:
+    """The header of a group and its buffers."""
+    nodes: list[tuple[int, int]] = []
+    buffers: list[Any] = []
+    ipc.column_buffers(rows, nodes, buffers)
+    described, body = [], []
+    for buffer, width in zip(buffers, _widths(rows.type), strict=True):
+        raw = np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+        width = width or _guessed(raw, codec)
+        small = codecs.create(codec, width).encode(raw)
+        body.append(raw if small is None else np.ascontiguousarray(small))
+        described.append(_BUFFER.pack(len(raw), len(body[-1]), width))
+    head = _HEAD.pack(len(rows), len(nodes), len(buffers), 0)
+    return [head + b"".join(_NODE.pack(*node) for node in nodes) + b"".join(described), *body]
+
+
+def _widths(kind: pa.DataType) -> list[int]:
+    """Bytes of a value in each buffer of a column, in the order of `ipc.column_buffers`; 0 where only the bytes can tell."""
+    t = pa.types
+    if t.is_null(kind):
+        return []
+    if t.is_struct(kind):
+        return [1, *(w for i in range(kind.num_fields) for w in _widths(kind.field(i).type))]
+    if t.is_fixed_size_list(kind):
+        return [1, *_widths(kind.value_type)]
+    if t.is_list(kind) or t.is_large_list(kind):
+        return [1, 4 if t.is_list(kind) else 8, *_widths(kind.value_type)]
+    if t.is_binary(kind) or t.is_large_binary(kind):
+        return [1, 4 if t.is_binary(kind) else 8, 0]
+    if t.is_string(kind) or t.is_large_string(kind):
+        return [1, 4 if t.is_string(kind) else 8, 1]
+    width = 1 if t.is_boolean(kind) else kind.bit_width // 8
+    return [1, width if width in (1, 2, 4, 8, 16) else 1]
+
+
+def _guessed(data: np.ndarray, codec: str) -> int:
+    """The width at which the middle of these bytes becomes smallest."""
+    middle = max(0, len(data) - SAMPLE_BYTES) // 16 * 8
+    sample = data[middle : middle + SAMPLE_BYTES]
+    sizes = {}
+    for width in (4, 2, 8, 1):
+        small = codecs.create(codec, width).encode(sample)
+        sizes[width] = len(sample) if small is None else len(small)
+    return min(sizes, key=lambda width: sizes[width])
+
+
+# -- out ---------------------------------------------------------------------------------------------
+
+
+class Groups:
+    """The groups of one stored column; nothing in it is trusted but that its checksums were right."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self.kind: Coded = array.type
+        storage = array.storage
+        _, offsets, data = storage.buffers()
+        self.data = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
+        self.ends = np.frombuffer(offsets, np.int64)[storage.offset : storage.offset + len(storage) + 1] if len(storage) else np.zeros(1, np.int64)
+        sizes = np.diff(self.ends)
+        self.starts = np.flatnonzero(sizes)
+        if (sizes < 0).any() or self.ends[0] < 0 or self.ends[-1] > len(self.data) or (len(sizes) and (not len(self.starts) or self.starts[0])):
+            raise CorruptionError(f"the groups of column {self.kind.field.name!r} lie outside its bytes")
+        self.stops = np.append(self.starts[1:], len(sizes))
+
+    def of(self, row: int) -> int:
+        """The number of a row's group."""
+        return int(np.searchsorted(self.starts, row, "right")) - 1
+
+    def span(self, group: int) -> tuple[int, int]:
+        """Where its bytes are in ``data``."""
+        at = int(self.starts[group])
+        return int(self.ends[at]), int(self.ends[at + 1])
+
+    def rows(self, start: int, stop: int, get: Callable[[int], pa.Array]) -> pa.Array:
+        """Rows [start, stop); ``get`` answers the decoded rows of a group."""
+        if start >= stop:
+            return one_chunk(pa.chunked_array([], self.kind.field.type))
+        first = self.of(start)
+        parts = [get(group) for group in range(first, self.of(stop - 1) + 1)]
+        whole = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+        return whole.slice(start - int(self.starts[first]), stop - start)
+
+    def take(self, rows: np.ndarray, get: Callable[[int], pa.Array]) -> pa.Array:
+        """Rows by number, in the order asked: each group that they touch is got once."""
+        if len(rows) == 0:
+            return self.rows(0, 0, get)
+        owner = np.searchsorted(self.starts, rows, "right") - 1
+        parts, places = [], []
+        for group in np.unique(owner).tolist():
+            places.append(np.flatnonzero(owner == group))
+            parts.append(take_array(get(group), rows[places[-1]] - int(self.starts[group])))
+        if len(parts) == 1:
+            return parts[0]
+        back = np.empty(len(rows), np.int64)
+        back[np.concatenate(places)] = np.arange(len(rows))
+        return take_array(pa.concat_arrays(parts), back)
+
+    def decode(self, group: int) -> pa.Array:
+        """The values of its rows, in memory of their own. O(bytes)."""
+        low, high = self.span(group)
+        rows = int(self.stops[group] - self.starts[group])
+        try:
+            made = _unpacked(self.data[low:high], self.kind)
+            made.validate()
+        except (struct.error, pa.ArrowException, OSError, ValueError) as why:
+            raise CorruptionError(f"group {group} of column {self.kind.field.name!r} does not parse ({why})") from why
+        if len(made) != rows:
+            raise CorruptionError(f"group {group} of column {self.kind.field.name!r} has {len(made)} rows; wanted {rows}")
+        return made
+
+
+def row_of(array: pa.Array, row: int) -> pa.Array:
+    """One row of a column, coded or not."""
+    if not isinstance(array.type, Coded):
+        return array.slice(row, 1)
+    groups = Groups(array)
+    group = groups.of(row)
+    return groups.decode(group).slice(row - int(groups.starts[group]), 1)
+
+
+def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
+    data = memoryview(coded.data)
+    rows, nodes, buffers, _ = _HEAD.unpack_from(data)
+    at = _HEAD.size
+    wanted = [_NODE.unpack_from(data, at + i * _NODE.size) for i in range(nodes)]
+    at += nodes * _NODE.size
+    described = [_BUFFER.unpack_from(data, at + i * _BUFFER.size) for i in range(buffers)]
+    at += buffers * _BUFFER.size
+    if at + sum(stored for _, stored, _ in described) != len(data) or any(stored > raw for raw, stored, _ in described):
+        raise ValueError("its buffers are not as long as they say")
+    parts, places, end = [], [], 0
+    for raw, stored, width in described:
+        part = coded[at : at + stored]
+        at += stored
+        # codecs say themselves what they cannot decode, before that many bytes are laid out
+        parts.append(part if raw == stored else codecs.create(kind.codec, width).decode(part, raw))
+        places.append((end, raw))
+        end += raw + -raw % ipc.ALIGN
+    message = ipc.record_batch(rows, wanted, places, end)
+    head = struct.pack("<Ii", 0xFFFFFFFF, len(message) + -(8 + len(message)) % ipc.ALIGN)
+    first = len(head) + len(message) + -(len(head) + len(message)) % ipc.ALIGN
+    whole = np.empty(first + end, np.uint8)
+    whole[: len(head) + len(message)] = np.frombuffer(head + message, np.uint8)
+    whole[len(head) + len(message) : first] = 0
+    for part, (place, size) in zip(parts, places, strict=True):
+        whole[first + place : first + place + size] = part
+    batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(whole)), pa.schema([kind.field]))
+    return batch.column(0)
