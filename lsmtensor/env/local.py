@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,12 +51,18 @@ class LocalFile(WritableFile):
 
     def __init__(self, fd: int, path: str, at: int, metrics: Metrics, counter: str) -> None:
         self.path, self._fd, self._at, self._metrics, self._counter = path, fd, at, metrics, counter
-        self._write_counter = f"io.write.{counter}"
+        self._reported, self._reporting = at, threading.Lock()
+        metrics.reporters.add(self)
+
+    def report(self) -> None:
+        """Add the bytes written since the last time to the sums."""
+        with self._reporting:
+            reported, self._reported = self._reported, self._at
+            self._metrics.add(f"io.write.{self._counter}", self._reported - reported)
 
     def writev(self, buffers: Sequence[Buffer]) -> None:
         views = [memoryview(b).cast("B") for b in buffers]
         views = [v for v in views if len(v)]
-        total = sum(len(v) for v in views)
         with _said("writing to", self.path):
             while views:
                 done = os.pwritev(self._fd, views[:IOV_MAX], self._at)
@@ -64,7 +71,6 @@ class LocalFile(WritableFile):
                     done -= len(views.pop(0))
                 if done:
                     views[0] = views[0][done:]
-        self._metrics.add(self._write_counter, total)
 
     def write(self, buffer: Buffer) -> None:
         # the common case by the shortest way: `writev` says what is wrong and goes on after half a write
@@ -74,7 +80,6 @@ class LocalFile(WritableFile):
         except OSError:
             done = 0
         self._at += done
-        self._metrics.add(self._write_counter, done)
         if done < size:
             self.writev([memoryview(buffer)[done:]])
 
@@ -88,6 +93,7 @@ class LocalFile(WritableFile):
 
     def close(self) -> None:
         if self._fd >= 0:
+            self.report()
             fd, self._fd = self._fd, -1
             with _said("closing", self.path):
                 os.close(fd)
@@ -133,7 +139,6 @@ class DirectFile(LocalFile):
                     self._submit(STAGE_BYTES)
         self._at += total
         self._tail_done = False
-        self._metrics.add(f"io.write.{self._counter}", total)
 
     def write(self, buffer: Buffer) -> None:
         self.writev([buffer])

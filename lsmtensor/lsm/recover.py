@@ -69,7 +69,7 @@ def _replay(tree: Tree) -> int:
             tree.logged = max(tree.logged, record.version)
             tree.clock_floor(record.time_ns)
             if record.version > layout.version:
-                tree.note_time(record.version, record.time_ns)
+                tree.note_time((record.version, record.time_ns))
             if record.kind == ROWS:
                 old = short.replay(tree, declared, record.payload, record.version, path=name, offset=record.offset)
                 change = commits.Commit(parts=old)

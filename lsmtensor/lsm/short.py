@@ -40,11 +40,16 @@ def pack(table: TableVersion, key: Any, row: dict[str, Any] | None, op: int = 1)
 def put(tree: Tree, table_id: int, key: Any, row: dict[str, Any] | None) -> int | None:
     """Commit one row; its version, or None where it must go the long way."""
     table = tree.state.tables.get(table_id)
-    payload = None if table is None else pack(table, key, row)
-    if table is None or payload is None:
+    if table is None:
+        return None
+    payload = table.packer(key, row) if table.packer is not None else pack(table, key, row)
+    if payload is None:
         return None
     made = begin(tree, table_id, table.format, payload)
-    return None if made is None else finish(tree, *made)
+    if made is None:
+        return None
+    version, log, place = made
+    return finish(tree, version, log, place) if place else version
 
 
 def delete(tree: Tree, table_id: int, key: Any) -> int | None:
@@ -58,7 +63,7 @@ def delete(tree: Tree, table_id: int, key: Any) -> int | None:
 
 
 def begin(tree: Tree, table_id: int, format: Any, payload: bytes, only_if: Any = None, since: tuple[Any, int] | None = None) -> tuple[int, Any, int] | None:
-    """Log a row and show it to later commits: (version, log, place in it), place 0 where nothing was written.
+    """Log a row and show it to later commits: (version, log, place in it), place 0 where there is nothing to wait for.
 
     ``only_if`` is a key that must have a row. ``since`` is (encoded key, version) of a transaction: `ConflictError` where the
     key has a newer version. None where the table is another by now.
@@ -77,18 +82,19 @@ def begin(tree: Tree, table_id: int, format: Any, payload: bytes, only_if: Any =
                 f"key {table.codec.key_of(since[0])!r} of table {table.state.name!r}, written by this transaction, was changed after "
                 f"version {since[1]}, where it began; begin again (db.transact() does)"
             )
-        log, version, now = tree.log, tree.logged + 1, tree.now()
+        log, version, now = tree.log, tree.logged + 1, tree.commit_time()
         if format in log.declared:
             place = log.append_rows(version, now, payload)
         else:
             place = log.append_rows(version, now, declared(payload, table.physical))
             log.declared.add(format)
-        memtable = table.mems[0].memtable
-        memtable.append(format, payload, version)
-        tree.note_time(version, now)
+        held = table.mems[0].memtable.append(format, payload, version)
+        tree.note_time((version, now))
         tree.logged = version
-        if memtable.nbytes > tree.memtable_limit or place > tree.log_limit:
-            tree.turn_over(memtable.nbytes > tree.memtable_limit)
+        if not log.waits:
+            tree.visible, place = version, 0
+        if held > tree.memtable_limit or log.size > tree.log_limit:
+            tree.turn_over(held > tree.memtable_limit)
     return version, log, place
 
 

@@ -122,6 +122,11 @@ class TableVersion:
         return self.shape.plain and PLAIN_OPTIONS.issuperset(self.state.options)
 
     @cached_property
+    def packer(self) -> Any:
+        """The format's ``pack`` where single rows go the short way and their key is one column; else None."""
+        return self.shape.format.pack if self.short and not self.codec.stored else None
+
+    @cached_property
     def points(self) -> Any:
         """`rows.plain.Points` of the sources: one key at a time."""
         return points_of(self)

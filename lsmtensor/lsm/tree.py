@@ -54,7 +54,7 @@ class Tree:
         self._publish = threading.Condition()
         self._files: dict[int, TableFile] = {}
         self.held_files: weakref.WeakValueDictionary[int, TableFile] = weakref.WeakValueDictionary()  # also of old views
-        self._wal: WalWriter | None = None
+        self.log: Any = None  # the `WalWriter` of the newest log, none in readers
         self._wal_last: dict[int, int] = {}
         self._next_file = manifest.layout.next_file
         self.logged = self.visible = manifest.layout.version
@@ -63,8 +63,11 @@ class Tree:
         self.calm = False  # nothing stands in the way of a write; looked at again when the state changes
         self._level0 = 0
         self._times = array("q")  # version, commit time, version, …
+        self.note_time = self._times.extend
         self.syncer, self.events = Syncer(self.show), Events(env.clock)
-        self._time = manifest.layout.time_ns
+        # what `now` gave last, and the last commit: each rises under its own lock, above the other
+        self._time = self._commit_time = manifest.layout.time_ns
+        self._clock = env.clock.time_ns
         self._failed: BaseException | None = None
         self.memtable_limit, self.log_limit = config.memtable.limit_bytes, config.wal.segment_bytes
         self.recovered_runs: list[tuple[int, Run]] = []
@@ -102,7 +105,9 @@ class Tree:
         """The newest state and the version to read it at, as one consistent pair."""
         self.check_open()
         with self._publish:
-            return self.state, self.visible
+            # the version first: a state that is newer than its version hides nothing of it
+            version = self.visible
+            return self.state, version
 
     def view(self, table_id: int) -> View:
         state, version = self.head()
@@ -145,7 +150,7 @@ class Tree:
             if not writes:
                 return self.logged, None
             version = self.logged + 1
-            now = self.now()
+            now = self.commit_time()
             bulk, small = self._by_size(writes)
             if bulk:
                 ticket = self._commit_direct(bulk, small, version, now)
@@ -154,6 +159,8 @@ class Tree:
                 ticket = self._log(version, now, payload)
                 self._remember(small, payload, version)
             self.logged = version
+            if not self.log.waits:
+                self.visible = version
             full = any(t.mems[0].memtable.nbytes > self.config.memtable.limit_bytes for t in self.state.tables.values())
             if full or self.log.size > self.config.wal.segment_bytes:
                 self.turn_over(full)
@@ -215,32 +222,30 @@ class Tree:
     def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
         writer = self.log
         ticket = writer.append(version, now, 1, payload)
-        self.note_time(version, now)
+        self.note_time((version, now))
         return writer, ticket
 
-    @property
-    def log(self) -> WalWriter:
-        assert self._wal is not None
-        return self._wal
-
     def show(self, version: int) -> None:
+        """Readers may see a version: after its wait in mode ``group``, under the writer lock in the others."""
         with self._publish:
             self.visible = max(self.visible, version)
-            self._publish.notify_all()
 
     def now(self) -> int:
-        """A time that rises with each call, also across restarts: what commits bear, and what ids of arrays are made of."""
+        """A time that rises with each call, also across restarts: what ids of arrays are made of."""
         with self._publish:
-            self._time = max(self.env.clock.time_ns(), self._time + 1)
+            self._time = max(self.env.clock.time_ns(), self._time + 1, self._commit_time + 1)
             return self._time
+
+    def commit_time(self) -> int:
+        """What the next commit bears, later than all before it; the caller holds the writer lock."""
+        time, last = self._clock(), self._commit_time if self._commit_time > self._time else self._time
+        self._commit_time = time = time if time > last else last + 1
+        return time
 
     def times(self) -> tuple[tuple[int, int], ...]:
         """(version, commit time in ns), rising: what the layout remembers, and every commit since its last edit."""
         with self._publish:
             return (*self.state.layout.times, *_pairs(self._times))
-
-    def note_time(self, version: int, time_ns: int) -> None:
-        self._times.extend((version, time_ns))
 
     def check_writable(self) -> None:
         self.check_open()
@@ -285,12 +290,12 @@ class Tree:
 
     def _new_log(self) -> None:
         """Close the log and begin another, named in the manifest before its first commit returns."""
-        if self._wal is not None:
-            self._wal.close(seal=True)
-            self._wal_last[self._wal.number] = self.logged
+        if self.log is not None:
+            self.log.close(seal=True)
+            self._wal_last[self.log.number] = self.logged
         number = self.next_file()
         path = file_path(self.path, "wal", number)
-        self._wal = WalWriter(self.env, path, number, sync=self.config.wal.sync)
+        self.log = WalWriter(self.env, path, number, sync=self.config.wal.sync)
         self.env.sync_dir(f"{self.path}/wal")
         self.install([ops.add_wal(number)])
 
@@ -326,13 +331,13 @@ class Tree:
     def install(self, edits: list[dict[str, Any]], flushed: MemSource | None = None) -> None:
         """Append a layout edit, durably, then show readers the state it describes, in that order."""
         with self._manifest_lock:
-            if self._wal is not None:
+            if self.log is not None:
                 # a layout must not know of versions that a crash could still take from the log
-                self._wal.sync()
+                self.log.sync()
             noted = len(self._times)
             times = thinned(_pairs(self._times[:noted]))
             layout = self.manifest.append(
-                edits, version=self.logged, time_ns=max(self._time, self.env.clock.time_ns()), next_file=self._next_file, times=times
+                edits, version=self.logged, time_ns=max(self._time, self._commit_time, self.env.clock.time_ns()), next_file=self._next_file, times=times
             )
             with self._publish:
                 del self._times[:noted]
@@ -389,7 +394,7 @@ class Tree:
     def next_version(self) -> int:
         """Of a commit that is a layout edit; the caller holds the writer lock."""
         self.logged += 1
-        self.note_time(self.logged, self.now())
+        self.note_time((self.logged, self.commit_time()))
         return self.logged
 
     def forget(self, files: list[TableFile]) -> None:
@@ -464,7 +469,7 @@ class Tree:
         """After a fork: nothing of the parent's threads, locks and log is ours."""
         self.read_only, self.calm = True, False
         self.writing, self._maintenance, self._manifest_lock = threading.RLock(), threading.RLock(), threading.RLock()
-        self._publish, self.syncer, self._wal = threading.Condition(), Syncer(self.show), None
+        self._publish, self.syncer, self.log = threading.Condition(), Syncer(self.show), None
         self.on_work = self.work
 
     def become(self, fresh: Tree) -> None:
@@ -479,8 +484,8 @@ class Tree:
             return
         self.syncer.close()
         with self.writing, self._maintenance:
-            if self._wal is not None:
-                self._wal.close(seal=True)
+            if self.log is not None:
+                self.log.close(seal=True)
             self.closed, self.calm = True, False
             with self._publish:
                 self._publish.notify_all()

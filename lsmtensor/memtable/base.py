@@ -142,10 +142,12 @@ class Memtable(ABC):
             # after the view: who finds rows without a key there looks for it in the view
             self.store.skip(count, version)
 
-    def append(self, format: Any, payload: Any, version: int, check: bool = False) -> None:
-        """Compact rows of one commit, as they are in its log record; O(bytes), no Arrow. ``check`` where they come from a file:
-        `ValueError` for rows that are not of the format, and none of them is to be used."""
-        self.store.append(format, payload, version, check)
+    def append(self, format: Any, payload: Any, version: int, check: bool = False) -> int:
+        """Compact rows of one commit, as they are in its log record; O(bytes), no Arrow. Answers `nbytes`. ``check`` where they come
+        from a file: `ValueError` for rows that are not of the format, and none of them is to be used."""
+        store = self.store
+        store.append(format, payload, version, check)
+        return self._batch_bytes + store.nbytes  # type: ignore[no-any-return]
 
     def _extend(self, batch: pa.RecordBatch, keys: pa.Array, versions: list[int], ends: list[int]) -> None:
         """Another batch of rows in the view; the caller holds the lock."""

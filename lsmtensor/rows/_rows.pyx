@@ -482,10 +482,15 @@ cdef class RowTable:
 
     def append(self, RowFormat format, payload, uint64_t seq, bint check=False):
         """The rows of a payload, seen from ``seq`` on; answers how many. ``check`` for those that come from a file."""
-        cdef const uint8_t[::1] view = payload
-        cdef const uint8_t *at = &view[0] + HEAD
-        cdef long left = view.shape[0] - HEAD, n = 0, size
+        cdef const uint8_t[::1] view
+        cdef const uint8_t *at
+        cdef long left, n = 0, size
         cdef record *made
+        if PyBytes_CheckExact(payload):
+            at, left = <const uint8_t *>PyBytes_AS_STRING(payload) + HEAD, PyBytes_GET_SIZE(payload) - HEAD
+        else:
+            view = payload
+            at, left = &view[0] + HEAD, view.shape[0] - HEAD
         if self.format is None:
             self.format = format
         while left > 0:

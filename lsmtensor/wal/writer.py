@@ -39,7 +39,9 @@ class WalWriter:
         # offsets: `_end` of the last record, `_written` to the system, `_synced` to the disk
         self._end = self._written = self._synced = 0
         self._last = (0, 0)
+        self.waits = self.mode.name == "group"  # only there `wait` has something to wait for
         self._always, self._timed, self._buffered = self.mode.name == "every", self.mode.ms > 0, self.mode.name == "buffered"
+        self._plain = not self._always and not self._timed  # a record is written and that is all; as long as writing works
         self._log_record = rows.kit().log_record
         self.declared: set[Any] = set()  # what the log's owner noted of it: the row formats whose schema it holds
         try:
@@ -73,14 +75,22 @@ class WalWriter:
             return self._appended()
 
     def append_rows(self, version: int, time_ns: int, payload: bytes) -> int:
-        """`append` of compact rows that are small enough to copy: the record is made and written as one piece."""
-        with self._changed:
-            if self._closed or self._torn is not None or self._lost is not None:
-                self._check_open()
-            record = self._log_record(self.number, self._end, version, time_ns, ROWS, self._synced, payload)
-            self._hold([record], len(record))
-            self._last = (version, time_ns)
-            return self._appended()
+        """`append` of compact rows that are small enough to copy: the record is made and written as one piece.
+
+        The caller keeps others from appending meanwhile, so that modes which hold nothing back need no lock.
+        """
+        if not self._plain or self._lost is not None:
+            return self.append(version, time_ns, ROWS, [payload])
+        end = self._end
+        record = self._log_record(self.number, end, version, time_ns, ROWS, self._synced, payload)
+        try:
+            self._file.write(record)
+        except BaseException as why:
+            self._torn, self._plain = why, False
+            raise
+        self._last = (version, time_ns)
+        self._end = self._written = end + len(record)
+        return self._end
 
     def _appended(self) -> int:
         ticket = self._end
@@ -125,7 +135,7 @@ class WalWriter:
                 elif self._lost is None:
                     self._sync_to(self._written)
             finally:
-                self._closed = True
+                self._closed, self._plain = True, False
                 if self._timer is not None:
                     self._timer.cancel()
                 self._changed.notify_all()
@@ -170,7 +180,7 @@ class WalWriter:
                 self._file.writev(held)
         except BaseException as why:
             # even an interrupt may leave half a record behind
-            self._torn = why
+            self._torn, self._plain = why, False
             self._end = self._written
             raise
         self._written = self._end
