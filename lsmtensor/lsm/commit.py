@@ -46,6 +46,19 @@ class Commit:
     runs: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
 
+_NOTE = struct.Struct("<QQ")
+
+
+def note(manifest: int, length: int) -> bytes:
+    """What a log's end record holds: the number of the manifest and how long it was when the log was closed."""
+    return _NOTE.pack(manifest, length)
+
+
+def read_note(data: bytes) -> tuple[int, int] | None:
+    """(number, length), or None where the end record holds none."""
+    return _NOTE.unpack(data) if len(data) == _NOTE.size else None  # type: ignore[return-value]
+
+
 def _stream(batch: pa.RecordBatch) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..errors import CorruptionError
+from ..errors import CorruptionError, FormatVersionError
 from ..merkle import leaf_hash, merkle_root
 from ..sstable.meta import TableMeta
 
@@ -38,6 +38,10 @@ class SegmentRef:
     number: int
     rows: int
     file: str
+
+    def __post_init__(self) -> None:
+        if "/" in self.file or "\\" in self.file:
+            raise ValueError(f"index segment {self.file!r} lies outside the folder")
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,9 @@ class TableState:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a database after ``number`` edits; ``times`` are (version, commit time) marks, ``roots`` the newest of each version."""
+    """The files of a database after ``number`` edits; ``times`` are (version, commit time) marks, ``roots`` the newest of each version,
+    ``ends`` (log, where its last record ends) of closed logs. ``id`` names the database in its logs, 0 in old ones.
+    """
 
     number: int = 0
     tables: dict[int, TableState] = field(default_factory=dict)
@@ -155,6 +161,8 @@ class Layout:
     times: tuple[tuple[int, int], ...] = ()
     root: str = ""
     roots: tuple[tuple[int, str], ...] = ()
+    ends: tuple[tuple[int, int], ...] = ()
+    id: int = 0
 
     def with_root(self, root: str) -> Layout:
         """The layout with its root, which is kept among the last by the version it holds."""
@@ -176,13 +184,15 @@ class Layout:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Layout:
         tables = {int(t["id"]): TableState.from_dict(t) for t in d["tables"]}
-        return cls(**{**d, "tables": tables, "wals": tuple(d["wals"]), **{k: tuple((v, x) for v, x in d.get(k, [])) for k in ("times", "roots")}})
+        return cls(**{**d, "tables": tables, "wals": tuple(d["wals"]), **{k: tuple((v, x) for v, x in d.get(k, [])) for k in ("times", "roots", "ends")}})
 
 
 def apply(layout: Layout, edit: dict[str, Any]) -> Layout:
     """The layout after an edit. Pure; an edit that does not fit raises `CorruptionError`."""
     try:
         for op in edit["ops"]:
+            if op["op"] not in _OPS:
+                raise FormatVersionError(f"layout edit {layout.number + 1} does {op['op']!r}, which this lsmtensor does not know: upgrade it")
             layout = _OPS[op["op"]](layout, op)
         version, time_ns = int(edit["version"]), int(edit["time_ns"])
         times = _with_times(layout.times, [*((int(v), int(t)) for v, t in edit.get("times", [])), (version, time_ns)])
@@ -299,7 +309,13 @@ def _drop_wals(layout: Layout, op: dict[str, Any]) -> Layout:
     gone = set(op["numbers"])
     if not gone <= set(layout.wals):
         raise ValueError(f"logs {sorted(gone)} are not all there")
-    return replace(layout, wals=tuple(n for n in layout.wals if n not in gone))
+    return replace(layout, wals=tuple(n for n in layout.wals if n not in gone), ends=tuple(e for e in layout.ends if e[0] not in gone))
+
+
+def _end_wal(layout: Layout, op: dict[str, Any]) -> Layout:
+    number, end = int(op["number"]), int(op["end"])
+    # one that was retired meanwhile needs none
+    return replace(layout, ends=tuple({**dict(layout.ends), number: end}.items())) if number in layout.wals else layout
 
 
 def _tag(layout: Layout, op: dict[str, Any]) -> Layout:
@@ -319,6 +335,7 @@ _OPS: dict[str, Callable[[Layout, dict[str, Any]], Layout]] = {
     "set_index": _set_index,
     "set_schema": _set_schema,
     "add_wal": _add_wal,
+    "end_wal": _end_wal,
     "drop_wals": _drop_wals,
     "tag": _tag,
 }

@@ -7,6 +7,7 @@ is durable the old files and logs are all there, so a crash at any point costs o
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,9 +15,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, StorageError
 from . import compaction, keyspace, ops
 from .layout import FileRef, Key, Run, TableState
+from .manifest import file_path
 from .merge import Batches, Chooser, needed_since, rebatch, windows
 from .retention import oldest_needed
 from .source import MemSource, RunSource, TableFile
@@ -29,7 +31,19 @@ def flush_sealed(tree: Tree) -> None:
     for table_id in list(tree.head()[0].tables):
         while (table := tree.head()[0].tables.get(table_id)) is not None and len(table.mems) > 1:
             _flush_one(tree, table, table.mems[-1])
-    tree.retire_logs()
+    _retire_logs(tree)
+
+
+def _retire_logs(tree: Tree) -> None:
+    with tree.editing():
+        done = tree.finished_logs()
+        if done:
+            tree.install([ops.drop_wals(done)])
+    for number in done:
+        try:
+            tree.env.unlink(file_path(tree.path, "wal", number))
+        except StorageError as why:
+            warnings.warn(f"log {number} is done with but stays on disk: {why}", stacklevel=2)
 
 
 def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..env.base import Env, WritableFile
@@ -58,9 +59,12 @@ def check_folder(env: Env, path: str) -> bool:
         return True
     if not env.exists(path):
         return False
+    held = [f"{path}/{d}/{name}" for d in ("wal", "sst", "blob") for name in env.listdir(f"{path}/{d}")]
+    if held and any(_NAMES["manifest"].fullmatch(name) for name in env.listdir(path)):
+        raise CorruptionError(f"the file is missing that says which manifest counts; {held[0]} and a manifest are there", f"{path}/CURRENT", 0)
     ours = {"LOCK", "CURRENT.tmp", "wal", "sst", "blob", "readers"}
     others = [n for n in env.listdir(path) if n not in ours and not _NAMES["manifest"].fullmatch(n)]
-    if others or any(env.listdir(f"{path}/{d}") for d in ("wal", "sst", "blob")):
+    if others or held:
         shown = ", ".join(others[:3]) or "data files without a CURRENT"
         raise NotADatabaseError(f"{path} is not a database: it holds {shown}; choose an empty or new folder")
     return False
@@ -74,7 +78,8 @@ def create_folder(env: Env, path: str, layout: Layout | None = None) -> None:
         if _NAMES["manifest"].fullmatch(name) or name == "CURRENT.tmp":
             env.unlink(f"{path}/{name}")
     first = layout or Layout(next_file=2, root=hashlib.sha256(b"lsmtensor").hexdigest())
-    _start(env, path, 1, first, ("00" * 32, "00" * 32)).close()
+    # never 0, which is what logs without an owner say
+    _start(env, path, 1, replace(first, id=1 + secrets.randbelow(2**32 - 1)), ("00" * 32, "00" * 32)).close()
 
 
 def _frame(number: int, offset: int, value: dict[str, Any]) -> bytes:
@@ -107,11 +112,24 @@ def _start(env: Env, path: str, number: int, layout: Layout, links: tuple[str, s
 class Manifest:
     """The open layout log of a folder."""
 
-    def __init__(self, env: Env, path: str, number: int, layout: Layout, file: WritableFile | None, links: tuple[str, str]) -> None:
+    def __init__(
+        self, env: Env, path: str, number: int, layout: Layout, file: WritableFile | None, links: tuple[str, str], end: int
+    ) -> None:  # fmt: skip
         self._env, self._path, self._number, self._file = env, path, number, file
         self.layout = layout
         self.links = links
         self._broken = False
+        self._end = end
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(number, length of what is durable): a manifest that is found to be less later has lost edits."""
+        return self._number, self._end
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write failed, so that it takes no more edits."""
+        return self._broken or self._file is None
 
     @classmethod
     def open(cls, env: Env, path: str, *, read_only: bool) -> Manifest:
@@ -127,7 +145,7 @@ class Manifest:
                 parsed = parse_file_name(other)
                 if parsed is not None and parsed[0] == "manifest" and parsed[1] != number:
                     env.unlink(f"{path}/{other}")
-        return cls(env, path, number, last.layout, file, last.links)
+        return cls(env, path, number, last.layout, file, last.links, last.end)
 
     @staticmethod
     def read(env: Env, path: str) -> tuple[int, Edit]:
@@ -149,7 +167,7 @@ class Manifest:
         self, ops: list[dict[str, Any]], *, version: int, time_ns: int, next_file: int, times: Sequence[tuple[int, int]] = ()
     ) -> Layout:
         """Make an edit durable and return the layout after it. After a failed write the manifest takes no more."""
-        if self._file is None or self._broken:
+        if self._file is None or self.broken:
             raise StorageError(f"the manifest of {self._path} takes no more edits after a failed write; reopen the database")
         edit: dict[str, Any] = {"ops": ops, "version": version, "time_ns": time_ns, "next_file": next_file}
         if times:
@@ -170,7 +188,7 @@ class Manifest:
         except (StorageError, OSError):
             self._broken = True
             raise
-        self.layout, self.links = layout, links
+        self.layout, self.links, self._end = layout, links, self._file.tell()
         return layout
 
     def close(self) -> None:
@@ -233,9 +251,11 @@ def replay(data: bytes, number: int, name: str) -> Edit:
         raise CorruptionError("the manifest holds no whole layout", name, 0)
     # a frame that was being written when the machine stopped is the last; a good one behind damage is not
     end = last[0].end
-    for later in range(end + 1, len(data) - _FRAME.size):
-        if _read_frame(data, later, number) is not None:
+    text = data.find(b'{"', end + 1 + _FRAME.size)
+    while text >= 0:
+        if _read_frame(data, text - _FRAME.size, number) is not None:
             raise CorruptionError("a layout record is damaged, and good ones follow it", name, end)
+        text = data.find(b'{"', text + 1)
     return last[0]
 
 

@@ -53,6 +53,11 @@ def add_wal(number: int) -> Op:
     return {"op": "add_wal", "number": number}
 
 
+def end_wal(number: int, end: int) -> Op:
+    """A log is closed, its last record ends at ``end``: were it shorter later, commits would be missing."""
+    return {"op": "end_wal", "number": number, "end": end}
+
+
 def drop_wals(numbers: Sequence[int]) -> Op:
     return {"op": "drop_wals", "numbers": list(numbers)}
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..config import RunConfig
 from ..env.base import Env
-from ..errors import CorruptionError
+from ..errors import CorruptionError, FormatVersionError, StorageError
 from ..wal.format import ROWS
-from ..wal.reader import read_wal, seal_wal
+from ..wal.reader import LogReader, read_wal, seal_wal
 from . import commit as commits
 from . import short
 from .columns import MADE
@@ -20,11 +20,36 @@ from .layout import Run
 from .manifest import Manifest, file_path, parse_file_name
 from .tree import Tree
 
+READER_ATTEMPTS = 100
 FOLDERS = ("wal", "sst", "blob", "readers")
 
 
 def open_tree(env: Env, path: str, config: RunConfig, *, read_only: bool) -> Tree:
-    """The tree of a folder whose manifest is there; the caller holds the folder's lock unless ``read_only``."""
+    """The tree of a folder whose manifest is there; the caller holds the folder's lock unless ``read_only``.
+
+    A reader beside a writer may find that a file it read of is gone or has grown: it looks again where the layout has changed.
+    """
+    for _ in range(READER_ATTEMPTS if read_only else 1):
+        seen = _layout_place(env, path)
+        try:
+            return _open(env, path, config, read_only)
+        except (CorruptionError, StorageError):
+            if not read_only or _layout_place(env, path) == seen:
+                raise
+    raise StorageError(f"{path} changes faster than it can be read; try again")
+
+
+def _layout_place(env: Env, path: str) -> tuple[str, int]:
+    """(name of the manifest, its length): what changes with every layout edit."""
+    try:
+        current = env.open(f"{path}/CURRENT", kind="current")
+        name = current.pread(0, min(current.size, 64)).decode("ascii", "replace").strip()
+        return name, env.size(f"{path}/{name}")
+    except (CorruptionError, StorageError):
+        return "", 0
+
+
+def _open(env: Env, path: str, config: RunConfig, read_only: bool) -> Tree:
     manifest = Manifest.open(env, path, read_only=read_only)
     for table in manifest.layout.tables.values():
         for run in table.runs:
@@ -43,6 +68,7 @@ def open_tree(env: Env, path: str, config: RunConfig, *, read_only: bool) -> Tre
                 for file in source.files:
                     _ = file.reader
         return tree
+    _check_strays(tree)
     for folder in FOLDERS:
         env.mkdir(f"{path}/{folder}")
     numbers = [n for folder in FOLDERS[:3] for name in env.listdir(f"{path}/{folder}") if (n := _number(name)) is not None]
@@ -61,7 +87,7 @@ def _replay(tree: Tree) -> int:
         name = file_path(path, "wal", number)
         if not env.exists(name):
             raise CorruptionError("the log is missing: the commits in it are lost unless the file is put back", path=name, offset=0)
-        log = read_wal(env, name, number)
+        log = read_wal(env, name, number, layout.id)
         last = 0
         declared: dict[tuple[int, int], Any] = {}  # row formats whose schema the log told
         for record in log:
@@ -76,12 +102,12 @@ def _replay(tree: Tree) -> int:
             else:
                 change = commits.decode(record.payload, path=name, offset=record.offset)
             for table_id, batch in change.parts:
-                table = tree.state.tables.get(table_id)
+                table = short.known_table(tree, table_id, record.version, name, record.offset)
                 if table is not None and record.version > table.state.flushed_seq:
                     rows = commits.with_seq(batch, record.version)
                     table.mems[0].memtable.add(rows, table.codec.encode(batch), record.version)
             for table_id, entry in change.runs:
-                table = tree.state.tables.get(table_id)
+                table = short.known_table(tree, table_id, record.version, name, record.offset)
                 run = Run.from_dict(entry)
                 numbers = {f.number for f in run.files}
                 highest = max(highest, *(n + 1 for n in numbers))
@@ -92,12 +118,49 @@ def _replay(tree: Tree) -> int:
                         tree.adopt_run(table_id, run)
                         added.append((table_id, run))
         tree.note_log(number, last)
+        _check_ends(tree, log, dict(layout.ends).get(number, 0))
         if not tree.read_only and not log.sealed:
             # what was read here must not be lost later while newer commits survive
             seal_wal(env, name, log)
+        if number not in dict(layout.ends):
+            tree.ended.append((number, log.records_end))
     tree.recovered_runs = added
     tree.show(tree.logged)
     return highest
+
+
+def _check_ends(tree: Tree, log: LogReader, end: int) -> None:
+    """Closed, the layout says where the log ended, and the log how long the manifest was."""
+    if log.records_end < end:
+        raise CorruptionError(f"the log ends here; it was closed with records up to {end}, and those commits are lost", log.path, log.records_end)
+    noted = commits.read_note(log.note)
+    if noted is not None and noted > tree.manifest.place:
+        raise CorruptionError(
+            f"the manifest ends here; when log {log.number} was closed it was number {noted[0]} with {noted[1]} bytes: layout edits are lost",
+            *_end_of_manifest(tree),
+        )  # fmt: skip
+
+
+def _check_strays(tree: Tree) -> None:
+    """A log with commits that the layout never heard of: the manifest has lost the edit that named it."""
+    for path in orphans(tree):
+        parsed = parse_file_name(path.rpartition("/")[2])
+        if parsed is not None and parsed[0] == "wal":
+            try:
+                newest = max((record.version for record in read_wal(tree.env, path, parsed[1])), default=0)
+            except (CorruptionError, FormatVersionError):
+                continue  # cut short by a crash before its first commit, or damaged after its last was flushed
+            if newest > tree.manifest.layout.version:
+                raise CorruptionError(
+                    f"the manifest ends at version {tree.manifest.layout.version} and does not name {path}, which holds commits up to {newest}: "
+                    "layout edits are lost", *_end_of_manifest(tree),
+                )  # fmt: skip
+
+
+def _end_of_manifest(tree: Tree) -> tuple[str, int]:
+    """(path, length) of the manifest."""
+    number, length = tree.manifest.place
+    return file_path(tree.path, "manifest", number), length
 
 
 def _number(name: str) -> int | None:

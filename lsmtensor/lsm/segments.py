@@ -213,6 +213,9 @@ def _open_segment(tree: Tree, source: RunSource, at: int, ref: SegmentRef, colum
     has = source.files[at].ref.rows
     if header.get("rows") != has:
         raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {has}", path=path, offset=0)
+    of = source.files[at].ref.root
+    if header.get("of", of) != of:
+        raise CorruptionError("the segment was built over another table file", path=path, offset=0)
     vectors, rows = _vectors(source, at, column)
     stored = arrays.pop("_rows", None)
     if (rows is None) != (stored is None) or (rows is not None and stored is not None and not np.array_equal(rows, stored)):
@@ -255,7 +258,7 @@ def _build(tree: Tree, table_id: int, run: RunSource, at: int, name: str, entry:
     number = tree.next_file()
     file_name = f"{file.ref.number:06d}.i{number}.{spec.name}"
     path = f"{tree.path}/sst/{file_name}"
-    whole = {"rows": file.ref.rows, "column": entry["column"], "index": header}
+    whole = {"rows": file.ref.rows, "column": entry["column"], "of": file.ref.root, "index": header}
     try:
         with tree.env.create(path, kind="index", cause="flush") as out:
             out.writev(container.pack(whole, arrays))

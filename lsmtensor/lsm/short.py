@@ -111,6 +111,17 @@ def later(tree: Tree, version: int, log: Any, place: int) -> Future[int]:
     return tree.syncer.add(version, (log, place) if place else None)
 
 
+def known_table(tree: Tree, table_id: int, version: int, path: str, offset: int) -> TableVersion | None:
+    """The table of a commit, None where it was dropped later. One that the layout should know of and does not is damage."""
+    table = tree.state.tables.get(table_id)
+    if table is None and version > tree.manifest.layout.version:
+        raise CorruptionError(
+            f"commit {version} is of table number {table_id}, which the layout of version {tree.manifest.layout.version} does not know: "
+            "the manifest has lost edits", path, offset,
+        )  # fmt: skip
+    return table
+
+
 def replay(tree: Tree, declared_in_log: dict[tuple[int, int], pa.Schema], payload: memoryview, version: int, *, path: str, offset: int) -> list[tuple[int, pa.RecordBatch]]:
     """Put the compact rows of a log record into the memtable; rows of an older schema are answered as batches without ``_seq``."""
     try:
@@ -118,7 +129,7 @@ def replay(tree: Tree, declared_in_log: dict[tuple[int, int], pa.Schema], payloa
         if schema:
             declared_in_log[table_id, fingerprint] = pa.ipc.read_schema(pa.py_buffer(schema))
         physical = declared_in_log[table_id, fingerprint]
-        table = tree.state.tables.get(table_id)
+        table = known_table(tree, table_id, version, path, offset)
         if table is None or version <= table.state.flushed_seq:
             return []
         data: Any = undeclared(payload, len(schema)) if schema else payload

@@ -40,7 +40,9 @@ class TableFile:
         if self._reader is None:
             with self._lock:
                 if self._reader is None:
-                    self._reader = TableReader(self.env, self.path, self.ref.number, self.cache)
+                    reader = TableReader(self.env, self.path, self.ref.number, self.cache)
+                    reader.check_is(self.ref.size, self.ref.root)
+                    self._reader = reader
         return self._reader
 
     def __del__(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-import warnings
 import weakref
 from array import array
 from collections.abc import Callable, Iterator
@@ -71,6 +70,7 @@ class Tree:
         self._failed: BaseException | None = None
         self.memtable_limit, self.log_limit = config.memtable.limit_bytes, config.wal.segment_bytes
         self.recovered_runs: list[tuple[int, Run]] = []
+        self.ended: list[tuple[int, int]] = []  # logs closed, which the layout does not say yet
         self._snapshots: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.on_work: Callable[[], None] = self.work
         layout = manifest.layout
@@ -291,13 +291,15 @@ class Tree:
     def _new_log(self) -> None:
         """Close the log and begin another, named in the manifest before its first commit returns."""
         if self.log is not None:
-            self.log.close(seal=True)
+            if (end := self.log.close(note=commits.note(*self.manifest.place))) is not None:
+                self.ended.append((self.log.number, end))
             self._wal_last[self.log.number] = self.logged
         number = self.next_file()
-        path = file_path(self.path, "wal", number)
-        self.log = WalWriter(self.env, path, number, sync=self.config.wal.sync)
+        path, owner = file_path(self.path, "wal", number), self.manifest.layout.id
+        self.log = WalWriter(self.env, path, number, sync=self.config.wal.sync, owner=owner)
         self.env.sync_dir(f"{self.path}/wal")
-        self.install([ops.add_wal(number)])
+        self.install([*(ops.end_wal(*end) for end in self.ended), ops.add_wal(number)])
+        self.ended.clear()
 
     def next_file(self) -> int:
         with self._publish:
@@ -442,20 +444,10 @@ class Tree:
         with self.writing if alone else nullcontext(), self._maintenance:
             yield
 
-    def retire_logs(self) -> None:
-        """Drop the logs whose every commit is in table files; the active one stays."""
-        with self._manifest_lock:
-            oldest = min((u for t in self.state.tables.values() if (u := t.unflushed()) is not None), default=self.logged + 1)
-            active = self.log.number
-            done = [n for n in self.state.layout.wals if n != active and self._wal_last.get(n, oldest) < oldest]
-            if not done:
-                return
-            self.install([ops.drop_wals(done)])
-            for number in done:
-                try:
-                    self.env.unlink(file_path(self.path, "wal", number))
-                except StorageError as why:
-                    warnings.warn(f"log {number} is done with but stays on disk: {why}", stacklevel=2)
+    def finished_logs(self) -> list[int]:
+        """The logs whose every commit is in table files; the active one stays."""
+        oldest = min((u for t in self.state.tables.values() if (u := t.unflushed()) is not None), default=self.logged + 1)
+        return [n for n in self.state.layout.wals if n != self.log.number and self._wal_last.get(n, oldest) < oldest]
 
     def tag(self, name: str) -> int:
         self.check_writable()
@@ -478,6 +470,16 @@ class Tree:
             self.state, self.visible, self.logged = fresh.state, fresh.visible, fresh.logged
             self.manifest, self._files = fresh.manifest, fresh._files
 
+    def _close_log(self, log: WalWriter) -> None:
+        """The layout says where the log ends, the log's end how long the manifest is: neither can be cut unseen."""
+        note = b""
+        try:
+            if log.healthy and not self.manifest.broken:
+                self.install([ops.end_wal(log.number, log.size)])
+                note = commits.note(*self.manifest.place)
+        finally:
+            log.close(note=note)
+
     def close(self) -> None:
         """Seal the log with a synced end record. What is in memtables is in the log: nothing is flushed."""
         if self.closed:
@@ -485,7 +487,7 @@ class Tree:
         self.syncer.close()
         with self.writing, self._maintenance:
             if self.log is not None:
-                self.log.close(seal=True)
+                self._close_log(self.log)
             self.closed, self.calm = True, False
             with self._publish:
                 self._publish.notify_all()

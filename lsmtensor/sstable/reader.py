@@ -406,6 +406,13 @@ class TableReader:
 
     # -- whole -----------------------------------------------------------------------------------
 
+    def check_is(self, size: int, root: str) -> None:
+        """Whether this is the file that the layout means, by size and stored hash tree; O(chunks), the chunks not read."""
+        if len(self._map) != size:
+            raise self._bad(f"the file has {len(self._map)} bytes, the layout says {size}", min(size, len(self._map)))
+        if root and merkle_root(self.leaves(), self._kind).hex() != root:
+            raise self._bad("the root of the hash tree is not the one in the layout: this is the file of another database or time")
+
     def leaves(self) -> list[bytes]:
         """The stored leaf hashes, and the one of the directory last."""
         return [bytes(self._leaves[i : i + 32]) for i in range(0, len(self._leaves), 32)] + [leaf_hash(self._directory, self._kind)]

@@ -147,7 +147,7 @@ def _index(name: str, spec: str | None) -> Step:
 def _create(name: str, schema: Schema, **options: Any) -> Step:
     def change(model: Model) -> None:
         model.tables[name] = {}
-        model.indexes[name] = {f"{column}_{spec}" for column, spec in options.get("indexes", {}).items()}
+        model.indexes[name] = {f"{column}_{spec.partition('(')[0]}" for column, spec in options.get("indexes", {}).items()}
 
     return Step("create a table", lambda db: db.create_table(name, schema, **options), change)
 
@@ -170,8 +170,9 @@ STEPS = [
 ]  # fmt: skip
 
 
-def run(env: Env, config: RunConfig = CONFIG, steps: list[Step] = STEPS, done: list[int] | None = None) -> None:
-    """The steps, in an environment of nothing; ``done`` gets the number of each that returned. The database is closed at the end."""
+def run(env: Env, config: RunConfig = CONFIG, steps: list[Step] = STEPS, done: list[int] | None = None, close: bool = True) -> None:
+    """The steps, in an environment of nothing; ``done`` gets the number of each that returned. Without ``close`` the database is
+    left as a killed process leaves it."""
     db = open_database(PATH, env=env, config=config)
     for number, step in enumerate(steps):
         step.act(db)
@@ -179,7 +180,10 @@ def run(env: Env, config: RunConfig = CONFIG, steps: list[Step] = STEPS, done: l
             db = open_database(PATH, env=env, config=config)
         if done is not None:
             done.append(number)
-    db.close()
+    if close:
+        db.close()
+    else:
+        db._finalizer.detach()
 
 
 def models(steps: list[Step] = STEPS) -> list[Model]:

@@ -3,7 +3,7 @@
 ::
 
     log    := header record*
-    header := magic[8] major:u16 minor:u16 0:u32 number:u64 0:u32 crc:u32                               32 bytes
+    header := magic[8] major:u16 minor:u16 owner:u32 number:u64 0:u32 crc:u32                           32 bytes
     record := crc:u32 mark[4] length:u64 version:u64 time_ns:i64 synced:u64 kind:u8 0[3] payload_crc:u32 48 bytes
               payload[length] 0[pad to 8]
 """
@@ -24,7 +24,7 @@ MAJOR, MINOR = 1, 0
 MARK = b"LTWR"
 BATCHES = 1  # the payload is Arrow batches
 ROWS = 2  # the payload is compact rows
-END = 3  # the log was closed here; no payload
+END = 3  # the log was closed here; the payload is empty, or the number and length of the manifest then
 KINDS = (BATCHES, ROWS, END)
 
 ALIGN = 8
@@ -57,13 +57,13 @@ class Frame:
         return self.start + self.length + -self.length % ALIGN
 
 
-def encode_header(number: int) -> bytes:
-    """The first 32 bytes of log ``number``."""
-    body = _HEADER.pack(MAGIC, MAJOR, MINOR, 0, number, 0)
+def encode_header(number: int, owner: int = 0) -> bytes:
+    """The first 32 bytes of log ``number`` of the database with id ``owner`` (0: of none)."""
+    body = _HEADER.pack(MAGIC, MAJOR, MINOR, owner, number, 0)
     return body + _CRC.pack(crc32c(body))
 
 
-def check_header(data: memoryview, number: int, path: str) -> None:
+def check_header(data: memoryview, number: int, path: str, owner: int = 0) -> None:
     """The header is synced before a log is used, so damage here is never a torn write.
 
     `CorruptionError` for damage or another log's file, `FormatVersionError` for a newer major version.
@@ -72,7 +72,7 @@ def check_header(data: memoryview, number: int, path: str) -> None:
     if len(data) < HEADER_BYTES:
         raise CorruptionError(f"the log has {len(data)} bytes, its header alone takes {HEADER_BYTES}; {lost}", path, 0)
     body = bytes(data[: _HEADER.size])
-    magic, major, _minor, _zero, found, _zero2 = _HEADER.unpack(body)
+    magic, major, _minor, whose, found, _zero = _HEADER.unpack(body)
     (stored,) = _CRC.unpack_from(data, _HEADER.size)
     if magic != MAGIC:
         raise CorruptionError(f"this is not a log: it begins with {magic!r}, wanted {MAGIC!r}; {lost}", path, 0)
@@ -84,6 +84,8 @@ def check_header(data: memoryview, number: int, path: str) -> None:
         raise FormatVersionError(f"{path} has log format {major}; this lsmtensor reads 1 to {MAJOR}; upgrade lsmtensor")
     if found != number:
         raise CorruptionError(f"this file is log {found}, wanted log {number}: a misplaced file; {lost}", path, 0)
+    if owner and whose and whose != owner:
+        raise CorruptionError(f"this log is of another database (id {whose:08x}, wanted {owner:08x}); {lost}", path, 0)
 
 
 def encode_record(

@@ -33,14 +33,17 @@ class WalRecord:
     end: int
 
 
-def read_wal(env: Env, path: str, number: int) -> LogReader:
-    """The records of log ``number``, oldest first. The header is checked here, each record when it is reached."""
-    return LogReader(env, path, number)
+def read_wal(env: Env, path: str, number: int, owner: int = 0) -> LogReader:
+    """The records of log ``number``, oldest first. The header is checked here, each record when it is reached.
+
+    With ``owner`` a log that another database wrote is `CorruptionError`.
+    """
+    return LogReader(env, path, number, owner)
 
 
 class LogReader:
-    """Iterates over `WalRecord`; after that ``valid_end``, ``promised`` (what is known to be synced), ``sealed`` and ``torn_bytes``
-    say how the log ended.
+    """Iterates over `WalRecord`; after that ``valid_end``, ``promised`` (what is known to be synced), ``records_end`` (where
+    the last record ends), ``sealed``, ``note`` (the end record's payload) and ``torn_bytes`` say how the log ended.
 
     Each record says up to which offset the log was synced when it was written. A record that does not
     read ends the log quietly where no record in the file promises it (a torn tail, zeros, space of an
@@ -48,12 +51,12 @@ class LogReader:
     the damage, the rest is searched for frames once more.
     """
 
-    def __init__(self, env: Env, path: str, number: int) -> None:
+    def __init__(self, env: Env, path: str, number: int, owner: int = 0) -> None:
         self.path, self.number = path, number
         self._data = env.open(path, kind="wal").map()
-        check_header(self._data, number, path)
-        self.valid_end = self.promised = HEADER_BYTES
-        self.sealed = False
+        check_header(self._data, number, path, owner)
+        self.valid_end = self.promised = self.records_end = HEADER_BYTES
+        self.sealed, self.note = False, b""
         self._last = (0, 0)
 
     @property
@@ -68,7 +71,8 @@ class LogReader:
 
     def __iter__(self) -> Iterator[WalRecord]:
         data, at = self._data, HEADER_BYTES
-        self.valid_end, self.promised, self.sealed, self._last = at, at, False, (0, 0)
+        self.valid_end = self.promised = self.records_end = at
+        self.sealed, self.note, self._last = False, b"", (0, 0)
         while True:
             frame = decode_frame(data, at, self.number)
             payload = None if frame is None else payload_of(data, frame)
@@ -79,8 +83,9 @@ class LogReader:
                 raise CorruptionError(f"a log record of unknown kind {frame.kind}; known: {KINDS}", self.path, at)
             self.valid_end = frame.end
             if frame.kind == END:
-                self.sealed = True
+                self.sealed, self.note = True, bytes(payload)
                 return
+            self.records_end = frame.end
             self.promised, self._last = max(self.promised, frame.synced), (frame.version, frame.time_ns)
             yield WalRecord(frame.version, frame.time_ns, frame.kind, payload, at, frame.end)
             at = frame.end

@@ -27,7 +27,7 @@ class WalWriter:
     The header is synced here; the name in the folder is safe after the caller's ``env.sync_dir``.
     """
 
-    def __init__(self, env: Env, path: str, number: int, *, sync: Any = "group") -> None:
+    def __init__(self, env: Env, path: str, number: int, *, sync: Any = "group", owner: int = 0) -> None:
         self.path, self.number, self.mode = path, number, sync_mode(sync)
         self._file = env.create(path, kind="wal", cause="commit")
         self._changed = threading.Condition()
@@ -45,7 +45,7 @@ class WalWriter:
         self._log_record = rows.kit().log_record
         self.declared: set[Any] = set()  # what the log's owner noted of it: the row formats whose schema it holds
         try:
-            self._hold([encode_header(number)], HEADER_BYTES)
+            self._hold([encode_header(number, owner)], HEADER_BYTES)
             self.sync()
         except BaseException:
             self._file.close()
@@ -115,21 +115,31 @@ class WalWriter:
         with self._changed:
             self._sync_to(self._end)
 
-    def close(self, seal: bool = True) -> None:
-        """Write what is held and close; ``seal`` syncs it and adds a synced end record.
+    @property
+    def healthy(self) -> bool:
+        """Whether the log is open and no write or sync of it failed."""
+        return not self._closed and self._torn is None and self._lost is None
+
+    def close(self, seal: bool = True, note: bytes = b"") -> int | None:
+        """Write what is held and close; ``seal`` syncs it and adds a synced end record with ``note`` as its payload.
+
+        Answers where the last record ends if the log was sealed.
 
         A log that already failed is closed without one: its writers were told. Twice is fine.
         """
         with self._changed:
             if self._closed:
-                return
+                return None
+            sealed = None
             try:
                 if self._torn is None and self._lost is None:
                     if seal:
                         # synced before the end record is written: that record promises everything below it
                         self._sync_to(self._end)
-                        self._append(*self._last, END, [])
+                        end = self._end
+                        self._append(*self._last, END, [note])
                         self._sync_to(self._end)
+                        sealed = end
                     else:
                         self._write_held()
                 elif self._lost is None:
@@ -141,6 +151,7 @@ class WalWriter:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: not self._syncing)
                 self._file.close()
+            return sealed
 
     # -- under the lock ------------------------------------------------------------------------------
 
