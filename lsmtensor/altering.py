@@ -54,6 +54,12 @@ class Alterable:
         """Call a column otherwise, one of the key too; its indexes stay. Returns the version from which it is so. O(1)."""
         return alter.rename_column(self._tree, self._id, old, new)
 
+    def set_ttl(self, ttl: Any) -> int:
+        """Let rows expire: after a duration from their commit (``"7d"``, ``"12h"``, a timedelta), from a time in a column of theirs (``{"created": "7d"}``; rows
+        of null stay), or never (None). Returns the version from which it holds; see `Database.create_table`.
+        """
+        return alter.set_ttl(self._tree, self._id, ttl)
+
     def widen_column(self, name: str, type: Any) -> int:
         """Give a column a type that holds each of its values unchanged; returns the version from which it has it. O(1).
 

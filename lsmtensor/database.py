@@ -19,7 +19,6 @@ from .config import RunConfig
 from .env.base import Env
 from .errors import (
     ConflictError,
-    DuplicateKeyError,
     InvalidArgumentError,
     NotADatabaseError,
     ReadOnlyError,
@@ -38,11 +37,10 @@ from .lsm.segments import index_due
 from .lsm.state import State
 from .lsm.tree import Tree
 from .lsm.worker import Worker
-from .registry import Spec, near
+from .registry import near
 from .schema import Schema
-from .search.declare import check_index
+from .search import declare
 from .snapshot import Container, HeadStore, Snapshot
-from .sstable.coded import check_codec
 from .table import Table, TableView
 from .tensors import Tensors
 from .transaction import Transaction
@@ -136,36 +134,16 @@ class Database(Container):
         indexes: Indexes | None = None,
         history: str | int | None = None,
         compaction: str | None = None,
+        ttl: Any = None,
     ) -> Table:
         """A new, empty table; one commit.
 
         ``indexes`` maps a column to an index spec or a list of them (``"hnsw(m=16, metric=cosine)"``).
         ``history`` is ``"one_day"`` unless given: ``"none"``, a number of versions, a duration, ``"forever"``.
+        ``ttl`` lets rows expire: a duration from their commit on (``"7d"``, a timedelta), or from the time in a column (``{"created": "7d"}``). What
+        has expired is judged at the commit time of the version that is read: rows go as commits come, the past keeps them.
         """
-        if not isinstance(name, str) or not name or name.startswith("_") or "/" in name:
-            raise InvalidArgumentError(f"table name {name!r}; give a non-empty text without '/' that does not begin with '_'")
-        if not isinstance(schema, Schema):
-            raise InvalidArgumentError(f"schema is a {type(schema).__name__}; give lsmtensor.Schema([...], primary_key=...)")
-        if name in self:
-            raise DuplicateKeyError(f"a table named {name!r} is already there; open it with db[{name!r}] or drop it first")
-        for column_of in schema.columns:
-            if column_of.codec is not None:
-                check_codec(column_of.name, column_of.codec)
-            if column_of.quant is not None:
-                raise InvalidArgumentError(f"column {column_of.name!r} asks for quant={column_of.quant}; table files hold full values only: leave it out")
-        options: dict[str, Any] = {}
-        if history is not None:
-            retention.parse(history)
-            options["history"] = history
-        if compaction is not None:
-            options["compaction"] = str(Spec.of(compaction))
-        entries: dict[str, Any] = {}
-        for column, specs in (indexes or {}).items():
-            for spec in specs if isinstance(specs, (list, tuple)) else [specs]:
-                index_name, entry = check_index(schema, column, spec, taken=entries)
-                entries[index_name] = entry
-        table_id = self._tree.create_table(name, schema.to_dict(), entries, options)
-        return self._table(table_id)
+        return self._table(declare.create_table(self._tree, name, schema, indexes or {}, history=history, compaction=compaction, ttl=ttl))
 
     def import_table(
         self, name: str, path: str | os.PathLike[str], primary_key: str | Sequence[str], *, indexes: Indexes | None = None,

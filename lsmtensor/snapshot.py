@@ -120,7 +120,7 @@ class Snapshot(Container):
     @property
     def tables(self) -> list[str]:
         """The tables that existed at this version, sorted."""
-        return sorted(t.name for t in self._state().layout.tables.values() if t.created <= self.version)
+        return sorted(t.name for t in self._state().layout.tables.values() if t.created <= self.version and not t.name.startswith("_"))
 
     def __getitem__(self, name: str) -> TableView:
         if name not in self.tables:

@@ -220,7 +220,7 @@ CHANGES = ("add", "function", "drop", "rename", "widen")
 
 
 @given(st.lists(st.sampled_from(["write", "delete", "flush", "compact", "reopen", *CHANGES]), min_size=4, max_size=18), st.integers(0, 2**32 - 1))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_every_version_reads_as_it_was(tmp_path_factory, acts, seed):
     """A model of rows as dicts, beside the table; each version is looked at again at the end."""
     luck = np.random.default_rng(seed)

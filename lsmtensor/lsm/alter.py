@@ -20,8 +20,10 @@ from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError
 from ..indexes import container
 from ..schema import Column, Schema
+from ..sstable.coded import check_codec
 from . import ops
 from .columns import MADE
+from .expiry import option_of
 from .layout import SegmentRef
 from .maintenance import flush_sealed
 from .retention import oldest_needed
@@ -35,12 +37,19 @@ if TYPE_CHECKING:
 Function = Callable[[pa.RecordBatch], Any]
 
 
+def check_stored(column: Column) -> None:
+    """How a column asks to be stored must be something that table files can."""
+    if column.codec is not None:
+        check_codec(column.name, column.codec)
+    if column.quant is not None:
+        raise InvalidArgumentError(f"column {column.name!r} asks for quant={column.quant}; table files hold full values only: leave it out")
+
+
 def add_column(tree: Tree, table: int, column: Column, value: Any, columns: Sequence[str] | None) -> int:
     """The body of `Table.add_column`."""
     if not isinstance(column, Column):
         raise InvalidArgumentError(f"column is a {type(column).__name__}; give lsmtensor.Column(name, type)")
-    if column.codec is not None or column.quant is not None:
-        raise InvalidArgumentError(f"column {column.name!r} asks for codec={column.codec}, quant={column.quant}; an added column holds plain values")
+    check_stored(column)
     if not callable(value):
         return _change(tree, table, lambda schema: evolution.added(schema, column, evolution.fill_of(column, value)))
     if columns is not None and not columns:
@@ -55,6 +64,9 @@ def drop_column(tree: Tree, table: int, name: str) -> int:
         users = [n for n, e in tree.view(table).table.state.indexes.items() if e["column"] == name]
         if users:
             raise SchemaError(f"column {name!r} has the index {users[0]!r}; drop_index({users[0]!r}) first")
+        ttl = tree.view(table).table.state.options.get("ttl") or {}
+        if name in schema.names and ttl.get("column") == schema.ids[schema.names.index(name)]:
+            raise SchemaError(f"column {name!r} says when rows expire; set_ttl(None) first")
         return evolution.dropped(schema, name)
 
     return _change(tree, table, change)
@@ -63,6 +75,12 @@ def drop_column(tree: Tree, table: int, name: str) -> int:
 def rename_column(tree: Tree, table: int, old: str, new: str) -> int:
     """The body of `Table.rename_column`."""
     return _change(tree, table, lambda schema: evolution.renamed(schema, old, new), names={old: new})
+
+
+def set_ttl(tree: Tree, table: int, ttl: Any) -> int:
+    """The body of `Table.set_ttl`."""
+    schema = tree.view(table).table.schema
+    return _change(tree, table, lambda same: same, options={"ttl": None if ttl is None else option_of(schema, ttl)})
 
 
 def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
@@ -79,9 +97,9 @@ def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
 
 def _change(
     tree: Tree, table: int, change: Callable[[Schema], Schema], *, names: dict[str, str] | None = None,
-    beside: Callable[[TableVersion], list[dict[str, Any]]] | None = None,
+    beside: Callable[[TableVersion], list[dict[str, Any]]] | None = None, options: dict[str, Any] | None = None,
 ) -> int:  # fmt: skip
-    """Commit a changed schema; writers wait meanwhile. What a refusal finds is as it was."""
+    """Commit a changed schema, and options (those of None go); writers wait meanwhile. What a refusal finds is as it was."""
     tree.check_writable()
     with tree.maintaining(alone=True):
         made = change(tree.view(table).table.schema)
@@ -92,7 +110,8 @@ def _change(
         indexes = {n: {**e, "column": (names or {}).get(e["column"], e["column"])} for n, e in now.state.indexes.items()}
         oldest, pinned = oldest_needed(tree, now)
         version = tree.next_version()
-        state = replace(now.state, schema=made.to_dict(), indexes=indexes)
+        chosen = {k: v for k, v in {**now.state.options, **(options or {})}.items() if v is not None}
+        state = replace(now.state, schema=made.to_dict(), indexes=indexes, options=chosen)
         tree.install([*edits, ops.set_schema(state, version, min([oldest, *pinned]))])
         tree.show(version)
         return version

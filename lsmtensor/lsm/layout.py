@@ -123,7 +123,7 @@ class TableState:
     """One table: its schema and options as JSON values, its runs newest first.
 
     ``flushed_seq``: every commit of this table up to it is in the runs. ``past``: the schemas before this one, oldest first, each
-    with the version that ended it, ``{"until": version, "schema": schema}``.
+    with its options and the version that ended it, ``{"until": version, "schema": schema, "options": options}``.
     """
 
     id: int
@@ -296,7 +296,7 @@ def _set_index(layout: Layout, op: dict[str, Any]) -> Layout:
 
 def _set_schema(layout: Layout, op: dict[str, Any]) -> Layout:
     table = layout.tables[op["table"]]
-    past = [*table.past, {"until": int(op["version"]), "schema": table.schema}]
+    past = [*table.past, {"until": int(op["version"]), "schema": table.schema, "options": table.options}]
     kept = tuple(p for p in past if p["until"] > int(op["oldest"]))
     return _with(layout, replace(table, schema=op["schema"], indexes=op["indexes"], options=op["options"], past=kept))
 

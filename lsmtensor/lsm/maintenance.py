@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ..errors import InvalidArgumentError, StorageError
 from . import compaction, keyspace, ops
+from .expiry import Expiring, Expiry, expiry_of
 from .layout import FileRef, Key, Run, TableState
 from .manifest import file_path
 from .merge import Batches, Chooser, needed_since, rebatch, windows
@@ -128,7 +129,7 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
     oldest_chosen = min(r.min_seq for r in chosen)
     others = [r for r in table.runs if r.run.id not in set(ids)]
     bottom = not any(r.min_seq < oldest_chosen for r in others)
-    keep = needed_since(oldest, pinned, bottom)
+    keep, expiry = needed_since(oldest, pinned, bottom), expiry_of(table, min([oldest, *pinned]))
     # a table with vector indexes is rewritten whole: one graph is searched faster than many
     graphs = any(e["spec"] != "sorted" for e in table.state.indexes.values())
     moves = tree.config.compaction.trivial_moves and not whole and not graphs
@@ -140,7 +141,7 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
             if moves and len(group) == 1 and len(group[0].files) == 1 and not only.tombstones:
                 files.append(only)
             else:
-                files += _rewrite(tree, table, group, keep, level)
+                files += _rewrite(tree, table, group, keep, level, expiry)
         _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [])
         facts |= {"files": len(files), "file_rows": sum(f.rows for f in files), "file_bytes": sum(f.size for f in files)}
 
@@ -168,13 +169,14 @@ def _part_runs(group: list[tuple[TableFile, RunSource]]) -> list[RunSource]:
     ]
 
 
-def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Chooser, level: int) -> list[FileRef]:
+def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Chooser, level: int, expiry: Expiry | None) -> list[FileRef]:
     """The surviving rows in new files; over ``threads`` ranges of keys at once."""
+    sources: Sequence[Batches] = runs if expiry is None else [Expiring(r, expiry) for r in runs]
     cuts = _cuts(runs, tree.config.threads)
     ranges = list(zip([None, *cuts], [*cuts, None], strict=True))
 
     def write(bounds: tuple[Key | None, Key | None]) -> tuple[FileRef, ...]:
-        batches = merged_batches(runs, keep, table.physical, tree.config.sstable.batch_rows, *bounds)
+        batches = merged_batches(sources, keep, table.physical, tree.config.sstable.batch_rows, *bounds)
         first = next(batches, None)
         if first is None:
             return ()

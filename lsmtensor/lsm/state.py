@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from .. import rows
@@ -16,6 +17,7 @@ from ..rows.columns import format_of
 from ..schema import Schema
 from . import keyspace
 from .columns import GONE
+from .expiry import Expiry, expiry_of
 from .keyspace import Key
 from .layout import Layout, TableState
 from .merge import Batches, Window, visible_at, windows
@@ -57,6 +59,8 @@ class TableVersion:
     mems: tuple[MemSource, ...]
     runs: tuple[RunSource, ...]
     kept: tuple[pa.Field, ...] = ()
+    # (version, commit time) marks, for rows that expire
+    times: Callable[[], Sequence[tuple[int, int]]] | None = None
 
     @cached_property
     def shape(self) -> Shape:
@@ -80,11 +84,11 @@ class TableVersion:
             if version < before["until"]:
                 known: dict[int, TableVersion] = self.__dict__.setdefault("_at", {})
                 if before["until"] not in known:
-                    known[before["until"]] = self._before(before["until"], before["schema"])
+                    known[before["until"]] = self._before(before["until"], before["schema"], before["options"])
                 return known[before["until"]]
         return self
 
-    def _before(self, until: int, schema: dict[str, Any]) -> TableVersion:
+    def _before(self, until: int, schema: dict[str, Any], options: dict[str, Any]) -> TableVersion:
         # a change of schema flushes first: no memtable holds rows of before it
         then = Schema.from_dict(schema)
         columns = {i: c for i, c in zip(then.ids, then.columns, strict=True)}
@@ -95,9 +99,9 @@ class TableVersion:
             if was is not None and was.type == now.type:
                 indexes[name] = {**entry, "column": was.name}
         past = tuple(p for p in self.state.past if p["until"] < until)
-        state = replace(self.state, schema=schema, indexes=indexes, past=past)
+        state = replace(self.state, schema=schema, options=options, indexes=indexes, past=past)
         runs = tuple(RunSource(r.run, r.files, schema) for r in self.runs if r.min_seq < until)
-        return TableVersion(state, (), runs)
+        return TableVersion(state, (), runs, times=self.times)
 
     def keeping(self, oldest: int) -> TableVersion:
         """The table with the columns that were dropped after version ``oldest`` among its own: what a merge must carry on."""
@@ -193,14 +197,26 @@ class View:
 
     def locate(self, keys: pa.Array) -> tuple[Any, Any]:
         """(source, row) per encoded key; -1 where no row is visible."""
-        return locate(self.sources, keys, self.version)
+        owner, row = locate(self.sources, keys, self.version)
+        if self.expiry is not None:
+            there = np.flatnonzero(owner >= 0)
+            fields = [self.table.physical.field(n) for n in self.expiry.names]
+            gone = there[~self.expiry.mask(gather(self.sources, owner[there], row[there], pa.schema(fields)))]
+            owner[gone] = row[gone] = -1
+        return owner, row
+
+    @cached_property
+    def expiry(self) -> Expiry | None:
+        """What has expired at this version, where the table has a ttl."""
+        return expiry_of(self.table, self.version)
 
     def rows(self, owner: Any, row: Any, schema: pa.Schema) -> pa.Table:
         return gather(self.sources, owner, row, schema)
 
     def windows(self, start: Key | None = None, stop: Key | None = None, reverse: bool = False) -> Iterator[Window]:
         batches: Sequence[Batches] = [s.sorted() if isinstance(s, MemSource) else s for s in self.sources]
-        return windows(batches, visible_at(self.version), start=start, stop=stop, reverse=reverse)
+        found = windows(batches, visible_at(self.version), start=start, stop=stop, reverse=reverse)
+        return found if self.expiry is None else map(self.expiry.left, found)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

@@ -261,7 +261,7 @@ class Tree:
     def _table_version(self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()) -> TableVersion:
         known = {r.run: r for r in old}
         runs = (known.get(run) or RunSource(run, [self._file(ref) for ref in run.files], table.schema) for run in table.runs)
-        return TableVersion(table, mems or (self._new_mem(table),), tuple(runs))
+        return TableVersion(table, mems or (self._new_mem(table),), tuple(runs), times=self.times)
 
     def _file(self, ref: FileRef) -> TableFile:
         file = self._files.get(ref.number)

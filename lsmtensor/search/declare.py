@@ -10,7 +10,9 @@ import pyarrow as pa
 from .. import indexes
 from ..dtypes import SparseType, TensorType
 from ..errors import DuplicateKeyError, InvalidArgumentError, UnknownNameError
-from ..lsm import ops
+from ..lsm import ops, retention
+from ..lsm.alter import check_stored
+from ..lsm.expiry import option_of
 from ..lsm.sorted import sortable
 from ..lsm.tree import Tree
 from ..registry import Spec, near
@@ -50,6 +52,34 @@ def _named(column: str, parsed: Spec, name: str | None, taken: Mapping[str, Any]
     if chosen in taken:
         raise DuplicateKeyError(f"an index named {chosen!r} is there already; give another name=")
     return chosen, {"column": column, "spec": str(parsed)}
+
+
+def create_table(
+    tree: Tree, name: str, schema: Schema, indexed: Mapping[str, Any], *, history: str | int | None, compaction: str | None, ttl: Any
+) -> int:
+    """The body of `Database.create_table`; the table's id."""
+    if not isinstance(name, str) or not name or name.startswith("_") or "/" in name:
+        raise InvalidArgumentError(f"table name {name!r}; give a non-empty text without '/' that does not begin with '_'")
+    if not isinstance(schema, Schema):
+        raise InvalidArgumentError(f"schema is a {type(schema).__name__}; give lsmtensor.Schema([...], primary_key=...)")
+    if tree.head()[0].by_name(name) is not None:
+        raise DuplicateKeyError(f"a table named {name!r} is already there; open it with db[{name!r}] or drop it first")
+    for stored in schema.columns:
+        check_stored(stored)
+    options: dict[str, Any] = {}
+    if history is not None:
+        retention.parse(history)
+        options["history"] = history
+    if compaction is not None:
+        options["compaction"] = str(Spec.of(compaction))
+    if ttl is not None:
+        options["ttl"] = option_of(schema, ttl)
+    entries: dict[str, Any] = {}
+    for column, specs in indexed.items():
+        for spec in specs if isinstance(specs, (list, tuple)) else [specs]:
+            index_name, entry = check_index(schema, column, spec, taken=entries)
+            entries[index_name] = entry
+    return tree.create_table(name, schema.to_dict(), entries, options)
 
 
 def create_index(tree: Tree, table: int, column: str, spec: Any, name: str | None, wait: bool) -> str:

@@ -181,6 +181,9 @@ def visible(view: View, number: int, source: Source, where: Any) -> np.ndarray |
     mask = marks.visible(view.version)
     if own is not None and source is not own:
         mask = _both(mask, _not_overwritten(source, own, view.version, len(marks.seqs)))
+    expiry = view.expiry
+    if expiry is not None:
+        mask = _both(mask, marks.seqs > expiry.floor if expiry.column is None else matching(view, source, expiry.alive))
     return mask if where is None else _both(mask, matching(view, source, where))
 
 
