@@ -69,4 +69,6 @@ def load(path: str | os.PathLike[str], *, kernel: str | None = None, threads: in
     return from_sections(header, arrays, kernel=kernel, threads=threads, where=name)
 
 
-__all__ = ["REGISTRY", "VectorIndex", "create", "from_sections", "load", "names"]
+from .tuning import Tuned, tune  # noqa: E402 - it creates indexes
+
+__all__ = ["REGISTRY", "Tuned", "VectorIndex", "create", "from_sections", "load", "names", "tune"]
