@@ -1,6 +1,7 @@
 # make run    the main job on the bundled data      make test      lint, types and the fast tests
 # make bench  the ingest and search benchmarks      make test-all  the slow tests too
 # make asv    the suite of asv_bench/ once, on what is installed
+# make peers  us beside other libraries, into docs/peers.md (QUICK=--quick: a glance)
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -46,4 +47,9 @@ bench: .venv/dev
 asv: .venv/dev
 	cd asv_bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv run --quick -E existing --launch-method forkserver
 
-.PHONY: help run lint test test-all bench asv
+peers: .venv/dev
+	$(PIP) '.[peers]' || echo 'some peers do not install here; they are left out'
+	$(BIN)/lsmtensor bench peers $(QUICK) --out runs
+	$(BIN)/python -m lsmtensor.bench.peers.page runs/peers.jsonl docs/peers.md
+
+.PHONY: help run lint test test-all bench asv peers

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from .. import indexes, kernels
-from ..errors import UnknownNameError
-from ..registry import Spec, near
+from ..registry import Spec
 from . import datasets
+from .peers import Dense, choose
 from .recall import recall, truth
 from .runner import Options
 
@@ -26,7 +26,6 @@ SAMPLE_SECONDS = 0.5
 DEFAULT_INDEXES = ("flat", "hnsw(m=16, ef_construction=200)")
 BEAMS = {"hnsw": (10, 20, 40, 80, 160), "ivfflat": (4, 8, 16, 32, 64)}
 EFFORT = {"hnsw": "ef", "ivfflat": "nprobe"}
-PEERS = ("hnswlib", "faiss")
 Search = Callable[[np.ndarray], np.ndarray]
 
 
@@ -37,6 +36,7 @@ class State:
     about: dict[str, Any]
     searches: dict[str, Search] = field(default_factory=dict)
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    peers: list[Dense] = field(default_factory=list)
 
 
 def setup(options: Options) -> State:
@@ -49,10 +49,10 @@ def setup(options: Options) -> State:
     state = State(queries, truth(points, queries, K), data.describe())
     for text in options.indexes or DEFAULT_INDEXES:
         _add_index(state, text, points, options)
-    for peer in PEERS if options.peers is None else options.peers:
-        if peer not in PEERS:
-            raise UnknownNameError(f"no peer named {peer!r}; {near(peer, PEERS)}")
-        _ADD_PEER[peer](state, points, options, required=options.peers is not None)
+    for name, peer in choose("dense", options.peers, own=False).items():
+        made = peer()
+        state.peers.append(made)
+        _add_peer(state, name, made, points, options)
     for case in state.cases:
         _calibrate(state, case)
     return state
@@ -96,70 +96,19 @@ def _ours(index: Any, params: dict[str, Any]) -> Search:
     return search
 
 
-def _add_hnswlib(state: State, points: np.ndarray, options: Options, *, required: bool) -> None:
-    hnswlib = _peer("hnswlib", required)
-    if hnswlib is None:
-        return
+def _add_peer(state: State, name: str, peer: Dense, points: np.ndarray, options: Options) -> None:
     begin = time.perf_counter()
-    index = hnswlib.Index(space="cosine", dim=points.shape[1])
-    index.init_index(max_elements=len(points), M=16, ef_construction=200, random_seed=options.seed)
-    index.set_num_threads(1)
-    index.add_items(points, num_threads=1)
+    peer.build(points)
     seconds = time.perf_counter() - begin
-    for ef in _beams("hnsw", options):
+    settings = peer.settings[1:4:2] if options.quick and len(peer.settings) > 3 else peer.settings
+    for setting in settings:
 
-        def search(queries: np.ndarray, ef: int | None = ef) -> np.ndarray:
-            index.set_ef(ef)
-            return np.array([index.knn_query(q, k=K, num_threads=1)[0][0] for q in queries]).astype(np.int64)
+        def search(queries: np.ndarray, setting: dict[str, int] = setting) -> np.ndarray:
+            return np.array([peer.search(q, K, **setting) for q in queries])
 
-        name = f"hnswlib M=16 efC=200 ef={ef}"
-        state.searches[name] = search
-        state.cases[name] = {"who": "hnswlib", "params": {"ef": ef}, "build_seconds": seconds, "bytes": int(index.index_file_size())}
-
-
-def _add_faiss(state: State, points: np.ndarray, options: Options, *, required: bool) -> None:
-    faiss = _peer("faiss", required)
-    if faiss is None:
-        return
-    faiss.omp_set_num_threads(1)
-    unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30)
-    for text in ("Flat", "HNSW16", "HNSW32"):
-        begin = time.perf_counter()
-        index = faiss.index_factory(points.shape[1], text, faiss.METRIC_INNER_PRODUCT)
-        if text != "Flat":
-            index.hnsw.efConstruction = 200
-        index.add(unit)
-        seconds = time.perf_counter() - begin
-        size = len(faiss.serialize_index(index))
-        for ef in _beams("hnsw" if text != "Flat" else "flat", options):
-
-            def search(queries: np.ndarray, ef: int | None = ef, index: Any = index) -> np.ndarray:
-                if ef is not None:
-                    index.hnsw.efSearch = ef
-                return np.array([index.search(q[None, :], K)[1][0] for q in queries])
-
-            name = f"faiss {text}" + ("" if ef is None else f" ef={ef}")
-            state.searches[name] = search
-            state.cases[name] = {
-                "who": "faiss", "index": text, "params": {} if ef is None else {"ef": ef}, "build_seconds": seconds, "bytes": size,
-            }  # fmt: skip
-
-
-def _peer(name: str, required: bool) -> Any:
-    """A peer's module; None where it is not installed and nobody asked for it by name."""
-    import importlib
-
-    from ..errors import UnavailableError
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as why:
-        if required:
-            raise UnavailableError(f"peer {name!r} is not installed ({why}); install it with: pip install 'lsmtensor[peers]'") from why
-        return None
-
-
-_ADD_PEER = {"hnswlib": _add_hnswlib, "faiss": _add_faiss}
+        case = " ".join([name, *(f"{k}={v}" for k, v in setting.items())])
+        state.searches[case] = search
+        state.cases[case] = {"who": name.split()[0], "params": setting, "build_seconds": seconds, "bytes": peer.bytes()}
 
 
 def _calibrate(state: State, case: str) -> None:
@@ -193,3 +142,8 @@ def run(state: State, case: str) -> dict[str, float]:
 def check(state: State, case: str, measures: dict[str, float]) -> None:
     exact = "flat" in case.lower()
     assert measures["recall@10"] >= (0.995 if exact else 0.3), f"{case}: recall {measures['recall@10']:.3f}"
+
+
+def teardown(state: State) -> None:
+    for peer in state.peers:
+        peer.close()

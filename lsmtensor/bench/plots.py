@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from ..errors import UnavailableError
 
 COLOURS = {"cython": "#0b6e4f", "numba": "#c8553d", "numpy": "#6c757d", "hnswlib": "#3a5ba0", "faiss": "#8e5ea2"}
+EFFORT = re.compile(r" (ef|nprobe|refine)=\d+")
+"""What a case's name adds to that of its line in a plot."""
 MARKERS = {"flat": "s", "hnsw": "o"}
 
 
@@ -101,7 +104,7 @@ def _ann(records: list[dict[str, Any]]) -> Any:
     figure, axes = plt.subplots(figsize=(7.5, 4.6), constrained_layout=True)
     lines: dict[str, list[tuple[float, float]]] = {}
     for r in records:
-        lines.setdefault(r["case"].split(" ef=")[0], []).append((r["summary"]["recall@10"]["median"], r["summary"]["qps"]["median"]))
+        lines.setdefault(EFFORT.sub("", r["case"]), []).append((r["summary"]["recall@10"]["median"], r["summary"]["qps"]["median"]))
     for label, points in lines.items():
         colour = next((c for word, c in COLOURS.items() if word in label), None)
         style = "s" if "flat" in label.lower() else ("^--" if label.split()[0] in ("hnswlib", "faiss") else "o-")

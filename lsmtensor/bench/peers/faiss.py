@@ -1,0 +1,53 @@
+"""faiss: graphs, and cells of fast-scan PQ codes with a second look (pip install faiss-cpu)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .base import Dense, Setting
+
+
+class _Faiss(Dense):
+    needs = "faiss"
+    factory: ClassVar[str]
+
+    def build(self, points: np.ndarray) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30)
+        self.index: Any = faiss.index_factory(points.shape[1], self.factory.format(m=points.shape[1] // 4), faiss.METRIC_INNER_PRODUCT)
+        if hasattr(self.index, "hnsw"):
+            self.index.hnsw.efConstruction = 200
+        self.index.train(unit)
+        self.index.add(unit)
+        if "IVF" in self.factory:
+            refined: Any = self.index
+            self.cells: Any = faiss.downcast_index(refined.base_index)
+        self.size = len(faiss.serialize_index(self.index))
+
+    def search(self, query: np.ndarray, k: int, **setting: int) -> np.ndarray:
+        if "ef" in setting:
+            self.index.hnsw.efSearch = setting["ef"]
+        if "nprobe" in setting:
+            self.cells.nprobe, self.index.k_factor = setting["nprobe"], 4
+        return self.index.search(query[None, :], k)[1][0]
+
+    def bytes(self) -> int:
+        return self.size
+
+
+class FaissFlat(_Faiss):
+    name, factory = "faiss Flat", "Flat"
+
+
+class FaissHnsw(_Faiss):
+    name, factory = "faiss HNSW32", "HNSW32"
+    settings: ClassVar[tuple[Setting, ...]] = ({"ef": 10}, {"ef": 20}, {"ef": 40}, {"ef": 80}, {"ef": 160})
+
+
+class FaissCells(_Faiss):
+    name, factory = "faiss IVF64,PQx4fs,Refine", "IVF64,PQ{m}x4fs,RFlat"
+    settings: ClassVar[tuple[Setting, ...]] = ({"nprobe": 2}, {"nprobe": 4}, {"nprobe": 8}, {"nprobe": 16}, {"nprobe": 32})
