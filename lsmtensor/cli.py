@@ -175,7 +175,7 @@ def report(records: str, output: str) -> None:
 @click.argument("a", type=click.Path(exists=True))
 @click.argument("b", type=click.Path(exists=True))
 def compare(a: str, b: str) -> None:
-    """The medians of B over those of A, case by case; says where the quartiles overlap."""
+    """The medians of B over those of A, case by case, with a bootstrap interval; says which differences are noise."""
     from rich.console import Console
 
     from .bench import compare as comparing

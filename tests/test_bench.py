@@ -200,3 +200,28 @@ def test_bench_kernels_compares_right_answers_only(monkeypatch):
             workload.check(state, "scan, numba", workload.run(state, "scan, numba"))
     finally:
         workload.teardown(state)
+
+
+def records_of(**samples):
+    return [{"workload": "w", "case": "c", "samples": samples}]
+
+
+def test_compare_tells_a_difference_from_noise():
+    rng = np.random.default_rng(0)
+    a, again, faster = (rng.normal(mean, 5, 15).tolist() for mean in (100, 100, 130))
+
+    def verdict(x, y):
+        return compare.rows(records_of(rate=x), records_of(rate=y))[0][-1]
+
+    assert verdict(a, again) == "noise" and verdict(a, faster) == "B is larger" and verdict(faster, a) == "B is smaller"
+    assert verdict(a, a) == "same" and verdict(a[:2], faster[:2]).startswith("too few") and verdict([0.0] * 5, [1.0] * 5) == "B is not zero"
+    low, high = compare.interval(a, faster)
+    assert 1.2 < low < 1.3 < high < 1.4 and compare.interval(a, faster) == (low, high)
+    assert compare.rows(records_of(rate=a, wanted=[1.0]), records_of(other=a)) == []
+
+
+def test_compare_is_right_about_as_often_as_it_says():
+    """Of A/A pairs, which differ by noise alone, about 5% are called different."""
+    rng = np.random.default_rng(1)
+    called = sum(not (low <= 1 <= high) for low, high in (compare.interval(rng.normal(100, 5, 9), rng.normal(100, 5, 9)) for _ in range(200)))
+    assert called <= 24

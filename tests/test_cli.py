@@ -81,7 +81,7 @@ def test_bench_and_report(tmp_path):
     page = tmp_path / "report.html"
     call("report", out, "-o", str(page))
     assert "bench ingest" in page.read_text() and "bench ann" in page.read_text()
-    assert "overlap" in call("compare", out, out)
+    assert "same" in call("compare", out, out)
 
 
 def test_main_job(tmp_path):
