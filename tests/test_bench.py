@@ -225,3 +225,30 @@ def test_compare_is_right_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     called = sum(not (low <= 1 <= high) for low, high in (compare.interval(rng.normal(100, 5, 9), rng.normal(100, 5, 9)) for _ in range(200)))
     assert called <= 24
+
+
+@pytest.mark.parametrize("name", ["mixed", "recovery", "ycsb"])
+def test_a_workload_runs_and_leaves_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = runner.run(runner.load(name), runner.Options(rounds=1, warmup=0, quick=True), lambda text: None)
+    assert len(result.records) >= 2 and all(np.isfinite(v) for r in result.records for s in r["samples"].values() for v in s)
+    assert not list(tmp_path.iterdir())
+
+
+def test_zipfian_ranks_have_zipfian_shares():
+    from lsmtensor.bench import ycsb
+
+    drawn = ycsb.zipfian(1000, 200_000, np.random.default_rng(0))
+    share = np.bincount(drawn, minlength=1000) / len(drawn)
+    want = (1.0 + np.arange(1000)) ** -0.99
+    assert drawn.min() == 0 and drawn.max() <= 999 and np.abs(share - want / want.sum()).max() < 0.004
+    assert len({ycsb.key(i) for i in range(5000)}) == 5000 and len(ycsb.key(7)) == 16
+
+
+def test_an_operation_that_waited_counts_from_when_it_was_due():
+    import time
+
+    from lsmtensor.bench import mixed
+
+    taken = mixed.due(lambda number: time.sleep(0.1) if number == 0 else None, rate=100, seconds=0.1)
+    assert len(taken) == 10 and taken[0] >= 0.1 and taken[1] >= 0.085 and taken[1] > taken[5]
