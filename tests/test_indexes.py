@@ -320,3 +320,14 @@ def test_instruction_set_is_chosen_by_the_environment():
     code = "from lsmtensor import indexes; print(indexes.create('hnsw', dim=3, kernel='cython').stats()['isa'])"
     found = subprocess.run([sys.executable, "-c", code], env={**os.environ, "LSMTENSOR_ISA": "baseline"}, capture_output=True, text=True, check=True)
     assert "baseline" in found.stdout
+
+
+@pytest.mark.parametrize("name", ["fqg", "gwi", "hnsw", "hybrid", "ivfflat", "ivfpq", "lsh"])
+def test_trained_and_empty_comes_back_from_a_file(name, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((300, 48)).astype(np.float32)
+    trained = indexes.create(name, dim=48, metric="cosine")
+    trained.train(rows)
+    trained.save(str(tmp_path / "x.index"))
+    again = indexes.load(str(tmp_path / "x.index"))
+    again.add(rows)
+    assert len(again) == 300 and again.search(rows[7], k=1)[0][0] == 7

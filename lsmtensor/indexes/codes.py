@@ -227,7 +227,8 @@ class CodedRows:
             self.bits = 4 if "factors" in arrays else 8
         lines = -(-self.dim * self.bits // (8 * LINE))
         wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((1,), np.float32)}
-        wanted["codes"] = (n, lines * LINE), np.uint8
+        # what was trained and has no rows yet knows no width
+        wanted["codes"] = (n, lines * LINE if n else arrays.get("codes", np.empty((0, 0))).shape[-1]), np.uint8
         if self.metric == IP:
             wanted["lift"] = (2,), np.float32
         floats = {"squares": self.metric in (L2, COSINE), "factors": self.bits == 4, "scale": self.metric == COSINE}
