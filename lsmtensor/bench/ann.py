@@ -24,8 +24,9 @@ K = 10
 QUERIES = 400
 SAMPLE_SECONDS = 0.5
 DEFAULT_INDEXES = ("flat", "hnsw(m=16, ef_construction=200)")
-BEAMS = {"hnsw": (10, 20, 40, 80, 160), "ivfflat": (4, 8, 16, 32, 64)}
-EFFORT = {"hnsw": "ef", "ivfflat": "nprobe"}
+STEPS = {"nprobe": (4, 8, 16, 32, 64)}
+"""Values of an index's dial: these, or those of a beam."""
+BEAM = (10, 20, 40, 80, 160)
 Search = Callable[[np.ndarray], np.ndarray]
 
 
@@ -58,8 +59,8 @@ def setup(options: Options) -> State:
     return state
 
 
-def _beams(name: str, options: Options) -> tuple[int | None, ...]:
-    beams: tuple[int | None, ...] = BEAMS.get(name, (None,))
+def _steps(dial: str | None, options: Options) -> tuple[int | None, ...]:
+    beams: tuple[int | None, ...] = (None,) if dial is None else STEPS.get(dial, BEAM)
     return beams[1:4:2] if options.quick and len(beams) > 3 else beams
 
 
@@ -77,10 +78,9 @@ def _add_index(state: State, text: str, points: np.ndarray, options: Options) ->
         index = indexes.from_sections(header, arrays, kernel=kernel)
         index.search(state.queries[0], k=K)
         first_call = time.perf_counter() - begin
-        for ef in _beams(spec.name, options):
-            effort = EFFORT.get(spec.name, "ef")
-            params = {} if ef is None else {effort: ef}
-            name = f"{spec} {kernel}" + ("" if ef is None else f" {effort}={ef}")
+        for step in _steps(built.dial, options):
+            params = {} if step is None else {str(built.dial): step}
+            name = f"{spec} {kernel}" + ("" if step is None else f" {built.dial}={step}")
             state.searches[name] = _ours(index, params)
             state.cases[name] = {
                 "who": "lsmtensor", "index": str(spec), "kernel": kernel, "isa": backend.isa, "params": params,

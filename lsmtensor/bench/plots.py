@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UnavailableError
 
 COLOURS = {"cython": "#0b6e4f", "numba": "#c8553d", "numpy": "#6c757d", "hnswlib": "#3a5ba0", "faiss": "#8e5ea2"}
-EFFORT = re.compile(r" (ef|nprobe|refine)=\d+")
+EFFORT = re.compile(r" \w+=\d+$| ef=\d+ refine=\d+$")
 """What a case's name adds to that of its line in a plot."""
 MARKERS = {"flat": "s", "hnsw": "o"}
 
