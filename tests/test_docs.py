@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,17 @@ def test_a_mistake_gets_the_sentence_on_the_page(setup, mistake, said, tmp_path,
         assert isinstance(caught.value, (lt.LsmTensorError, IndexError))
     finally:
         space["db"].close()  # type: ignore[attr-defined]
+
+
+def test_the_plug_in_of_the_guide_keeps_the_contract(tmp_path):
+    """In a process of its own: its name is not there for other tests."""
+    (code,) = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/laboratory.md").read_text(), re.M | re.S)
+    checks = "check_finds_the_nearest", "check_filters", "check_removal", "check_same_calls_same_bytes", "check_save_and_load"
+    after = f"""
+from lsmtensor import indexes
+from lsmtensor.testing import indexes as suite
+for check in {checks}:
+    getattr(suite, check)(lambda dim, metric="l2": indexes.create("sketch", dim=dim, metric=metric))
+"""
+    (tmp_path / "sketch.py").write_text(code + after)
+    subprocess.run([sys.executable, str(tmp_path / "sketch.py")], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200)
