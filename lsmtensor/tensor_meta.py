@@ -13,6 +13,7 @@ import pyarrow as pa
 from . import codecs
 from .dtypes import dtype_name, numpy_dtype
 from .errors import CorruptionError, InvalidArgumentError
+from .quant.grouped import Grouped, is_grouped
 from .schema import Column, Schema
 from .tensor_args import fitting
 
@@ -91,7 +92,14 @@ class Meta:
     @property
     def uses_base(self) -> bool:
         """Whether chunks are stored by what changed since an older version."""
-        return codecs.create(self.codec, self.itemsize).uses_base
+        return self.chain.uses_base
+
+    @property
+    def chain(self) -> codecs.Chain | Grouped:
+        """How chunks become bytes."""
+        if is_grouped(self.codec):
+            return Grouped(self.codec, self.shape[1] if len(self.shape) == 2 else 0, self.dtype)
+        return codecs.create(self.codec, self.itemsize)
 
     def held(self, index: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a chunk; those at the far edges are cut off."""
@@ -123,7 +131,12 @@ def new_meta(
     grid = default_chunks(shape, itemsize) if chunks is None else tuple(int(c) for c in chunks)
     if len(grid) != len(shape) or any(c < 1 for c in grid):
         raise InvalidArgumentError(f"tensor {name!r}: chunks {grid} for shape {shape}; give one side of 1 or more for each dimension")
-    chain = codecs.create(codec or "none", itemsize)
+    if is_grouped(codec or ""):
+        if len(shape) != 2 or (chunks is not None and grid[1] != max(1, shape[1])):
+            raise InvalidArgumentError(f"tensor {name!r} of shape {shape} and chunks {grid} with quant={codec}: weights of two dimensions, in chunks of whole rows")
+        stored = Grouped(str(codec), shape[1], dtype).spec
+    else:
+        stored = codecs.create(codec or "none", itemsize).spec
     fill = fitting(fill_value, dtype, f"fill_value of tensor {name!r}")
     if fill.shape:
         raise InvalidArgumentError(f"fill_value of tensor {name!r} has shape {fill.shape}; give one value")
@@ -133,6 +146,6 @@ def new_meta(
         raise InvalidArgumentError(f"attrs of tensor {name!r}: {why}; give values that JSON has") from why
     return Meta(
         {
-            "name": name, "id": 0, "dtype": dtype, "shape": shape, "chunks": grid, "codec": chain.spec, "fill": fill.tobytes(), "attrs": text,
+            "name": name, "id": 0, "dtype": dtype, "shape": shape, "chunks": grid, "codec": stored, "fill": fill.tobytes(), "attrs": text,
         }  # fmt: skip
     )

@@ -19,6 +19,7 @@ from .lsm import keyspace
 from .lsm.source import RunSource
 from .lsm.state import View
 from .lsm.tree import Write
+from .quant.grouped import Grouped
 from .schema import Schema
 from .table import physical_batch
 from .tensor_args import fitting
@@ -36,7 +37,7 @@ class StoredChunks:
     def __init__(self, view: View | None, meta: Meta, cache: Cache | None = None) -> None:
         self._view, self._meta, self._cache = view, meta, cache or Cache(0)
         self.dtype, self.shape, self.chunks = meta.dtype, meta.shape, meta.chunks
-        self._chain = codecs.create(meta.codec, meta.itemsize)
+        self._chain = meta.chain
         self._place: tuple[RunSource, int] | None = None
         self._looked = False
         self._views: dict[tuple[int, ...], np.ndarray] = {}
@@ -141,21 +142,29 @@ def numbers_of(meta: Meta) -> range:
     return range(-meta.count if meta.uses_base else 0, meta.count)
 
 
-def stored_bytes(view: View, meta: Meta, chain: codecs.Chain, number: int, size: int) -> tuple[np.ndarray | None, bool]:
-    """(uint8 (size,), the plain bytes of a chunk, or None where there is no such chunk; whether they are a view of a file)."""
+def _stored_row(view: View, meta: Meta, number: int) -> tuple[np.ndarray, bool, bool] | None:
+    """(the bytes of a chunk's row, whether they are coded, whether they are a view of a file); None where there is no such chunk."""
     owner, row = view.locate(_chunk_keys(view, meta.id, np.array([number])))
     if owner[0] < 0:
-        return None, False
+        return None
     source = view.sources[int(owner[0])]
-    mapped = isinstance(source, RunSource) and not source.is_coded(int(row[0]), "data")
     if isinstance(source, RunSource):
         # a view of the file's map, where a gather would copy
         coded, array = (source.one_batch(int(row[0]), int(row[0]) + 1, name) for name in ("coded", "data"))
+        mapped = not source.is_coded(int(row[0]), "data")
     else:
         table = source.take(row, ["coded", "data"])
-        coded, array = table.column("coded").chunk(0), table.column("data").chunk(0)
-    data = _values(array, 0, 1)
-    if coded[0].as_py():
+        coded, array, mapped = table.column("coded").chunk(0), table.column("data").chunk(0), False
+    return _values(array, 0, 1), bool(coded[0].as_py()), mapped
+
+
+def stored_bytes(view: View, meta: Meta, chain: codecs.Chain | Grouped, number: int, size: int) -> tuple[np.ndarray | None, bool]:
+    """(uint8 (size,), the plain bytes of a chunk, or None where there is no such chunk; whether they are a view of a file)."""
+    found = _stored_row(view, meta, number)
+    if found is None:
+        return None, False
+    data, coded, mapped = found
+    if coded:
         base = stored_bytes(view, meta, chain, base_number(number), size)[0] if chain.uses_base and number >= 0 else None
         return chain.against(base).decode(data, size), False
     if len(data) != size:
@@ -285,7 +294,7 @@ def chunk_batches(view: View, meta: Meta, data: Any) -> Iterator[tuple[pa.Record
     slabs = meta.chunks[1:] == tuple(max(1, n) for n in meta.shape[1:])
     if meta.count == 0:
         return
-    if slabs and codecs.create(meta.codec, meta.itemsize).plain:
+    if slabs and meta.chain.plain:
         flat = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
         step = math.prod(meta.chunks) * meta.itemsize
         yield _rows_over(view, meta, np.arange(meta.count), np.minimum(np.arange(meta.count + 1) * step, len(flat)), flat)
@@ -343,7 +352,7 @@ def changed_rows(view: View, meta: Meta, parts: list[tuple[int, np.ndarray]]) ->
     A codec with ``xor`` keeps one older version of a chunk as its base: the one before the first change, until what is written differs
     so much that a base gains under 10%. Reading a chunk so needs one other at most, however many versions there are.
     """
-    chain = codecs.create(meta.codec, meta.itemsize)
+    chain = meta.chain
     if not chain.uses_base:
         return chunk_rows(view, meta, parts), []
     made: dict[int, tuple[np.ndarray, bool]] = {}
@@ -370,11 +379,15 @@ def changed_rows(view: View, meta: Meta, parts: list[tuple[int, np.ndarray]]) ->
 
 
 def chunk_rows(view: View, meta: Meta, parts: list[tuple[int, np.ndarray]]) -> tuple[pa.RecordBatch, pa.Array]:
-    chain = codecs.create(meta.codec, meta.itemsize)
+    chain = meta.chain
     data, coded = [], []
-    for _, chunk in parts:
+    for number, chunk in parts:
         plain = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
-        small = chain.encode(plain)
+        if isinstance(chain, Grouped):
+            before = _stored_row(view, meta, number)
+            small: np.ndarray | None = chain.encode(plain, None if before is None else before[0])
+        else:
+            small = chain.encode(plain)
         data.append(plain if small is None else small)
         coded.append(small is not None)
     offsets = np.cumsum([0, *map(len, data)])

@@ -23,6 +23,7 @@ from .errors import ConflictError, InvalidArgumentError, KeyNotFoundError, Schem
 from .lsm import keyspace
 from .lsm.state import View
 from .lsm.tree import Head, Write
+from .quant.grouped import is_grouped
 from .registry import near
 from .tensor_args import as_array, box_of, check_name, fitting, touched_chunks
 from .tensor_meta import CHUNKS, NAMES, NAMES_SCHEMA, SYSTEM, Meta, new_meta, optimal_chunks
@@ -200,13 +201,19 @@ class NamedTensor(Tensor):
             raise SchemaError(f"append of shape {block.shape} along axis {axis} to tensor {meta.name!r} of shape {meta.shape}; the other sides must agree")
         old = meta.shape[axis]
         longer = tuple(n + block.shape[axis] if i == axis else n for i, n in enumerate(meta.shape))
+        self._check_columns(longer)
         self._resized(longer, {axis: (old, block)})
+
+    def _check_columns(self, shape: tuple[int, ...]) -> None:
+        if is_grouped(self.codec) and shape[1] != self.shape[1]:
+            raise InvalidArgumentError(f"tensor {self.name!r} of shape {self.shape} is kept as {self.codec}, in whole rows: they cannot become {shape[1]} wide; write a new array")
 
     def resize(self, shape: Sequence[int]) -> None:
         """Another shape of as many dimensions; new places hold the fill value, what falls outside is gone in this version."""
         sides = tuple(int(n) for n in shape)
         if len(sides) != len(self._meta.shape) or any(n < 0 for n in sides):
             raise InvalidArgumentError(f"resize({sides}) of tensor {self.name!r} of shape {self._meta.shape}; give as many sides, none below 0")
+        self._check_columns(sides)
         self._resized(sides, {})
 
     def _resized(self, shape: tuple[int, ...], added: dict[int, tuple[int, np.ndarray]]) -> None:
@@ -351,16 +358,21 @@ class Tensors:
         return self._assign(plans, changes)[1]
 
     def create(
-        self, name: str, shape: Sequence[int] | int, dtype: Any, *, chunks: Sequence[int] | None = None, codec: str | None = None,
+        self, name: str, shape: Sequence[int] | int, dtype: Any, *, chunks: Sequence[int] | None = None, codec: str | None = None, quant: str | None = None,
         fill_value: Any = 0, attrs: Mapping[str, Any] | None = None, data: Any = None,
     ) -> NamedTensor:  # fmt: skip
         """A new array of ``fill_value``, or of ``data``: an array, or an iterator of slabs along axis 0 (for arrays larger than memory).
 
         ``chunks`` is the grid (slabs of axis 0 by default), ``codec`` a chain such as ``"shuffle+zstd"``. Replaces an array of the name.
+
+        ``quant`` keeps a two-dimensional array of floats as ``"int8"`` or ``"int4"``, with a scale a row or a ``"int4(group=64)"``: reading gives
+        the decoded values, of the chunks that a slice touches. Decided at the commit, so every version shows what it always showed.
         """
         check_name(name)
         sides = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
-        meta = new_meta(name, sides, dtype_name(dtype), chunks, codec, fill_value, dict(attrs or {}))
+        if quant is not None and (codec is not None or not is_grouped(str(quant))):
+            raise InvalidArgumentError(f"tensor {name!r}: quant={quant!r}, codec={codec!r}; give quant=\"int8\" or \"int4\" with an optional (group=…), without a codec")
+        meta = new_meta(name, sides, dtype_name(dtype), chunks, codec or quant, fill_value, dict(attrs or {}))
         metas, version = self._assign({name: (meta, data)})
         return NamedTensor(self, metas[0], self._source(metas[0], self._store.moment(version)))
 
