@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .lsm import alter
+from .lsm import alter, unique
 from .lsm.tree import Tree
 from .schema import Column
 from .search import declare
@@ -53,6 +53,17 @@ class Alterable:
     def rename_column(self, old: str, new: str) -> int:
         """Call a column otherwise, one of the key too; its indexes stay. Returns the version from which it is so. O(1)."""
         return alter.rename_column(self._tree, self._id, old, new)
+
+    def add_unique(self, columns: str | Sequence[str]) -> int:
+        """From now on no two rows share a value of a column, or of several together; rows of null may. Returns the version from which it holds.
+
+        A write that would give a row another's value raises `DuplicateKeyError`, and so does this where rows share one now. O(rows log rows).
+        """
+        return unique.add(self._tree, self._id, columns)
+
+    def drop_unique(self, columns: str | Sequence[str]) -> int:
+        """Let rows share values again."""
+        return unique.drop(self._tree, self._id, columns)
 
     def set_ttl(self, ttl: Any) -> int:
         """Let rows expire: after a duration from their commit (``"7d"``, ``"12h"``, a timedelta), from a time in a column of theirs (``{"created": "7d"}``; rows

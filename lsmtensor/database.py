@@ -36,6 +36,7 @@ from .lsm.recover import open_tree
 from .lsm.segments import index_due
 from .lsm.state import State
 from .lsm.tree import Tree
+from .lsm.unique import CLAIMS
 from .lsm.worker import Worker
 from .registry import near
 from .schema import Schema
@@ -135,6 +136,7 @@ class Database(Container):
         history: str | int | None = None,
         compaction: str | None = None,
         ttl: Any = None,
+        unique: str | Sequence[str | Sequence[str]] = (),
     ) -> Table:
         """A new, empty table; one commit.
 
@@ -142,8 +144,12 @@ class Database(Container):
         ``history`` is ``"one_day"`` unless given: ``"none"``, a number of versions, a duration, ``"forever"``.
         ``ttl`` lets rows expire: a duration from their commit on (``"7d"``, a timedelta), or from the time in a column (``{"created": "7d"}``). What
         has expired is judged at the commit time of the version that is read: rows go as commits come, the past keeps them.
+        ``unique`` names columns, or groups of them, whose values no two rows share: ``["email", ("first", "last")]``.
         """
-        return self._table(declare.create_table(self._tree, name, schema, indexes or {}, history=history, compaction=compaction, ttl=ttl))
+        number = declare.create_table(
+            self._tree, name, schema, indexes or {}, history=history, compaction=compaction, ttl=ttl, unique=unique
+        )  # fmt: skip
+        return self._table(number)
 
     def import_table(
         self, name: str, path: str | os.PathLike[str], primary_key: str | Sequence[str], *, indexes: Indexes | None = None,
@@ -160,7 +166,10 @@ class Database(Container):
 
     def drop_table(self, name: str) -> None:
         """Remove a table and its files; snapshots that hold it go on reading."""
-        self._tree.drop_table(self._find(name))
+        number = self._find(name)
+        claims = self._state().tables[number].state.options.get("unique", [])
+        for table in [number, *(rule["table"] for rule in claims)]:
+            self._tree.drop_table(table)
 
     @property
     def tensors(self) -> Tensors:
@@ -181,6 +190,7 @@ class Database(Container):
         versions = [
             retention.oldest_version(self._tree, t.options.get("history", retention.DEFAULT), visible)
             for t in state.layout.tables.values()
+            if not t.name.startswith(CLAIMS)
         ]
         return max(versions, default=0)
 

@@ -17,12 +17,14 @@ from .convert import row_value
 from .convert_sparse import scipy_column
 from .convert_tensors import column_numpy
 from .dtypes import TensorType, of_arrow
-from .errors import ConflictError, DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
+from .errors import DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnavailableError
 from .lsm import keyspace, short
+from .lsm.commit import physical_batch
 from .lsm.merge import Window, rebatch
 from .lsm.past import history_of, oldest_of
 from .lsm.state import View
 from .lsm.tree import Head, Tree, Write
+from .lsm.unique import guarded
 from .scanning import bound, columns_of, limited, project, scanned
 from .schema import Schema
 from .search.dense import search_view
@@ -267,7 +269,7 @@ class Table(TableView, Alterable):
     # -- writes ----------------------------------------------------------------------------------
 
     def _commit(self, prepare: Callable[[Head], list[Write]]) -> int:
-        return self._tree.commit(prepare)
+        return self._tree.commit(guarded(prepare))
 
     def insert(self, rows: Any) -> int:
         """Add rows; a key that is there, or twice in ``rows``, is refused and nothing is written."""
@@ -424,18 +426,6 @@ def _needed(package: str, what: str) -> Any:
         return importlib.import_module(package)
     except ImportError as why:
         raise UnavailableError(f"{what} needs {package}: pip install {package}; or take to_arrow()") from why
-
-
-def physical_batch(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
-    """User columns, the encoded key where it is stored, and ``_op``; ``_seq`` comes with the version."""
-    if batch.schema.names != view.table.schema.names or batch.schema.types != view.table.schema.arrow.types:
-        raise ConflictError(f"the columns of table {view.table.state.name!r} were changed while rows for it were made; write them again")
-    columns = list(batch.columns)
-    if view.table.codec.stored:
-        columns.append(keys)
-    columns.append(pa.array(np.full(batch.num_rows, op, np.uint8)))
-    fields = [f for f in view.table.physical if f.name != "_seq"]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
 def _last(write: Write) -> Write:

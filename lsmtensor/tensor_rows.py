@@ -16,12 +16,12 @@ from .cache import Cache
 from .dtypes import numpy_dtype
 from .errors import CorruptionError, InvalidArgumentError, SchemaError
 from .lsm import keyspace
+from .lsm.commit import physical_batch
 from .lsm.source import RunSource
 from .lsm.state import View
 from .lsm.tree import Write
 from .quant.grouped import Grouped
 from .schema import Schema
-from .table import physical_batch
 from .tensor_args import fitting
 from .tensor_meta import CHUNKS_SCHEMA, Meta
 

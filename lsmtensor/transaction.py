@@ -27,6 +27,7 @@ from .lsm.segments import ALIVE, changes
 from .lsm.source import MemSource, Source
 from .lsm.state import State, View
 from .lsm.tree import Head, Tree, Write
+from .lsm.unique import guarded
 from .table import Table
 from .tensors import SYSTEM, Tensors
 
@@ -65,7 +66,7 @@ class TransactionTable(Table):
         return self._transaction.view(self._id)
 
     def _commit(self, prepare: Callable[[Head], list[Write]]) -> int:
-        return self._transaction.buffer(prepare(self._transaction.view))
+        return self._transaction.buffer(guarded(prepare)(self._transaction.view))
 
     def get(self, key: Any) -> dict[str, Any] | None:
         view = self._view()
@@ -212,8 +213,9 @@ class Transaction:
     def _prepare(self, head: Head) -> list[Write]:
         writes = []
         for table_id in sorted({*self._own, *self._pending}):
-            if head(table_id).table.state.schema != self._state.tables[table_id].state.schema:
-                raise ConflictError(f"the columns of table {self._state.tables[table_id].state.name!r} were changed since this transaction began; begin again")
+            now, then = head(table_id).table.state, self._state.tables[table_id].state
+            if (now.schema, now.options) != (then.schema, then.options):
+                raise ConflictError(f"the columns or rules of table {then.name!r} were changed since this transaction began; begin again")
             pending = self._pending.get(table_id, [])
             if len(pending) == 1 and table_id not in self._own:
                 self._refuse_newer(head(table_id), pending[0].keys, "written")

@@ -64,6 +64,7 @@ def drop_column(tree: Tree, table: int, name: str) -> int:
         users = [n for n, e in tree.view(table).table.state.indexes.items() if e["column"] == name]
         if users:
             raise SchemaError(f"column {name!r} has the index {users[0]!r}; drop_index({users[0]!r}) first")
+        _not_unique(tree, table, schema, name)
         ttl = tree.view(table).table.state.options.get("ttl") or {}
         if name in schema.names and ttl.get("column") == schema.ids[schema.names.index(name)]:
             raise SchemaError(f"column {name!r} says when rows expire; set_ttl(None) first")
@@ -77,10 +78,23 @@ def rename_column(tree: Tree, table: int, old: str, new: str) -> int:
     return _change(tree, table, lambda schema: evolution.renamed(schema, old, new), names={old: new})
 
 
+def _not_unique(tree: Tree, table: int, schema: Schema, name: str) -> None:
+    for rule in tree.view(table).table.state.options.get("unique", ()):
+        if name in schema.names and schema.ids[schema.names.index(name)] in rule["columns"]:
+            raise SchemaError(f"column {name!r} is unique; drop_unique() first")
+        if name in schema.primary_key:
+            raise SchemaError(f"key column {name!r} is in the claims of unique columns; drop_unique() first")
+
+
+def set_options(tree: Tree, table: int, options: dict[str, Any]) -> int:
+    """Commit options of a table; those of None go."""
+    return _change(tree, table, lambda same: same, options=options)
+
+
 def set_ttl(tree: Tree, table: int, ttl: Any) -> int:
     """The body of `Table.set_ttl`."""
     schema = tree.view(table).table.schema
-    return _change(tree, table, lambda same: same, options={"ttl": None if ttl is None else option_of(schema, ttl)})
+    return set_options(tree, table, {"ttl": None if ttl is None else option_of(schema, ttl)})
 
 
 def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
@@ -90,6 +104,7 @@ def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
         users = [n for n, e in tree.view(table).table.state.indexes.items() if e["column"] == name]
         if users and isinstance(schema.field(name).type, TensorType):
             raise SchemaError(f"column {name!r} has the index {users[0]!r}, which was built from its old values; drop_index({users[0]!r}) first")
+        _not_unique(tree, table, schema, name)
         return evolution.widened(schema, name, kind)
 
     return _change(tree, table, change)

@@ -13,12 +13,15 @@ import json
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..errors import CorruptionError
+from ..errors import ConflictError, CorruptionError
+
+if TYPE_CHECKING:
+    from .state import View
 
 ALIGN = 64
 _LENGTH = struct.Struct("<I")
@@ -118,3 +121,15 @@ def with_seq(batch: pa.RecordBatch, seq: int) -> pa.RecordBatch:
     at = batch.schema.get_field_index("_op")
     column = pa.array(np.full(batch.num_rows, seq, np.uint64))
     return batch.add_column(at, pa.field("_seq", pa.uint64(), nullable=False), column)
+
+
+def physical_batch(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
+    """User columns, the encoded key where it is stored, and ``_op``; ``_seq`` comes with the version."""
+    if batch.schema.names != view.table.schema.names or batch.schema.types != view.table.schema.arrow.types:
+        raise ConflictError(f"the columns of table {view.table.state.name!r} were changed while rows for it were made; write them again")
+    columns = list(batch.columns)
+    if view.table.codec.stored:
+        columns.append(keys)
+    columns.append(pa.array(np.full(batch.num_rows, op, np.uint8)))
+    fields = [f for f in view.table.physical if f.name != "_seq"]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))

@@ -15,6 +15,7 @@ from ..lsm.alter import check_stored
 from ..lsm.expiry import option_of
 from ..lsm.sorted import sortable
 from ..lsm.tree import Tree
+from ..lsm.unique import declared
 from ..registry import Spec, near
 from ..schema import Schema
 from .analyze import TextSpec
@@ -55,7 +56,7 @@ def _named(column: str, parsed: Spec, name: str | None, taken: Mapping[str, Any]
 
 
 def create_table(
-    tree: Tree, name: str, schema: Schema, indexed: Mapping[str, Any], *, history: str | int | None, compaction: str | None, ttl: Any
+    tree: Tree, name: str, schema: Schema, indexed: Mapping[str, Any], *, history: str | int | None, compaction: str | None, ttl: Any, unique: Any
 ) -> int:
     """The body of `Database.create_table`; the table's id."""
     if not isinstance(name, str) or not name or name.startswith("_") or "/" in name:
@@ -79,6 +80,8 @@ def create_table(
         for spec in specs if isinstance(specs, (list, tuple)) else [specs]:
             index_name, entry = check_index(schema, column, spec, taken=entries)
             entries[index_name] = entry
+    for columns in [unique] if isinstance(unique, str) else unique:
+        options.setdefault("unique", []).append(declared(tree, schema, columns))
     return tree.create_table(name, schema.to_dict(), entries, options)
 
 
