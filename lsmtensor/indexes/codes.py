@@ -223,12 +223,12 @@ class CodedRows:
 
     def restore(self, arrays: dict[str, np.ndarray], n: int) -> None:
         """What `arrays` gave; `CorruptionError` for anything else."""
-        if self.quant == "auto":
+        if self.quant == "auto" and n:
             self.bits = 4 if "factors" in arrays else 8
         lines = -(-self.dim * self.bits // (8 * LINE))
         wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((1,), np.float32)}
-        # what was trained and has no rows yet knows no width
-        wanted["codes"] = (n, lines * LINE if n else arrays.get("codes", np.empty((0, 0))).shape[-1]), np.uint8
+        if n:
+            wanted["codes"] = (n, lines * LINE), np.uint8
         if self.metric == IP:
             wanted["lift"] = (2,), np.float32
         floats = {"squares": self.metric in (L2, COSINE), "factors": self.bits == 4, "scale": self.metric == COSINE}
@@ -243,7 +243,8 @@ class CodedRows:
             raise CorruptionError(f"the step of coded rows is {arrays['step'][0]}")
         lift = arrays.get("lift", np.zeros(2, np.float32))
         self.grid = Grid(arrays["mean"], float(arrays["step"][0]), self.metric, (float(lift[0]), float(lift[1])))
-        self.codes, self.scale = Rows(arrays["codes"]), Rows(arrays.get("scale", np.ones(n, np.float32)))
+        # trained and empty there are none, of no width
+        self.codes, self.scale = Rows(arrays["codes"] if n else np.empty((0, 0), np.uint8)), Rows(arrays.get("scale", np.ones(n, np.float32)))
         self.squares, self.factors = (Rows(arrays.get(name, np.empty(0, np.float32))) for name in ("squares", "factors"))
 
 

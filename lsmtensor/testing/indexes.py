@@ -271,6 +271,14 @@ def check_save_and_load(make: Make) -> None:
             path = os.path.join(folder, f"{metric}.index")
             index.save(path)
             assert len(indexes.load(path)) == 0
+            # trained, and empty
+            index.train(rows)
+            index.save(path)
+            trained = indexes.load(path, kernel=index.stats()["backend"])
+            for one in (index, trained):
+                one.add(rows, ids=np.arange(300) + 7)
+            assert trained.digest() == index.digest() and len(trained) == 300
+            index = make(8, metric)
             index.add(rows, ids=None if number % 2 else np.arange(300) * 3)
             index.remove([3, 6])
             index.save(path)
