@@ -183,9 +183,10 @@ class CodedRows:
             self._keep(vectors, scale, *eight)
 
     def net(
-        self, vectors: np.ndarray, links: np.ndarray | None = None, above: tuple[np.ndarray, np.ndarray] | None = None, order: np.ndarray | None = None
-    ) -> Any:
-        """A net for the kernels: with links; with (rows, links) of a graph above; with codes in another order."""
+        self, vectors: np.ndarray, links: np.ndarray | None = None, above: tuple[np.ndarray, np.ndarray] | None = None, order: np.ndarray | None = None,
+        forest: Any = None,
+    ) -> Any:  # fmt: skip
+        """A net for the kernels: with links; with (rows, links) of a graph above; with codes in another order; with a forest to begin in."""
         assert self.grid is not None
         none = np.empty((0, 0), np.uint32)
         coded = [rows.array for rows in (self.codes, self.squares, self.factors)]
@@ -194,16 +195,16 @@ class CodedRows:
         top = None
         if above is not None:
             top = self.over(taken(vectors, above[0]), *above)
-        return self._made([vectors, self.scale.array, *coded], none if links is None else links, top, None if above is None else above[0])
+        return self._made([vectors, self.scale.array, *coded], none if links is None else links, top, None if above is None else above[0], forest)
 
     def over(self, vectors: np.ndarray, rows: np.ndarray, links: np.ndarray) -> Any:
         """The net of some rows alone, whose vectors are given, with links among them."""
         return self._made([vectors, *(taken(part.array, rows) for part in (self.scale, self.codes, self.squares, self.factors))], links, None, None)
 
-    def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None) -> Any:
+    def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None, forest: Any = None) -> Any:
         assert self.grid is not None
         vectors, scale, *coded = arrays
-        return self._kernels.code_net(vectors, scale, self.metric, self.grid.mean, self.grid.step, *coded, self.bits, links, top, rows)
+        return self._kernels.code_net(vectors, scale, self.metric, self.grid.mean, self.grid.step, *coded, self.bits, links, top, rows, forest)
 
     def parts(self) -> tuple[Rows, ...]:
         return self.codes, self.scale, self.squares, self.factors
@@ -216,7 +217,8 @@ class CodedRows:
         if self.grid is None:
             return {}
         optional = {"squares": self.squares, "factors": self.factors} | ({"scale": self.scale} if self.metric == COSINE else {})
-        made = {"mean": self.grid.mean, "step": np.array([self.grid.step], np.float32), "codes": self.codes.array}
+        codes = self.codes.array if len(self) else np.empty((0, -(-self.dim * self.bits // (8 * LINE)) * LINE), np.uint8)
+        made = {"mean": self.grid.mean, "step": np.array([self.grid.step], np.float32), "codes": codes}
         if self.metric == IP:
             made["lift"] = np.array(self.grid.lift, np.float32)
         return made | {name: rows.array for name, rows in optional.items() if len(rows)}

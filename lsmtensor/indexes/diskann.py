@@ -54,11 +54,11 @@ class DiskANN(FQG):
         if isinstance(cache, bool) or not isinstance(cache, (int, float)) or not 0 <= cache <= 1:
             raise InvalidArgumentError(f"diskann: cache={cache!r}; give a share of the pages, from 0 to 1")
         self.beam, self.cache = beam, float(cache)
-        super().__init__(dim, metric, kernel, threads, degree, ef_construction, passes, quant, ef, 0, seed)
+        super().__init__(dim, metric, kernel, threads, degree, ef_construction, passes, quant, ef, 0, "top", seed)
 
     def _settings(self) -> dict[str, Any]:
         kept = super()._settings()
-        del kept["rerank"]
+        del kept["rerank"], kept["entries"]
         return {**kept, "beam": self.beam, "cache": self.cache}
 
     def _clear(self) -> None:

@@ -9,20 +9,23 @@ every machine.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import CorruptionError, InvalidArgumentError
+from ..errors import CorruptionError, InvalidArgumentError, UnknownNameError
 from ..kernels.contract import IP, L2, mix64
 from ..kernels.numpy_codes import entries
+from ..registry import near
 from . import REGISTRY
 from .base import Found, VectorIndex
 from .codes import CodedRows
 from .dial import dialled
+from .forest import Forest
 from .rows import Rows, aligned
 
 NONE = 0xFFFFFFFF
+ENTRIES = ("forest", "top")
 # rows are held flat until there are so many to learn a grid from
 LEAST = 256
 # a batch is at most this share of the rows that are linked, and this many
@@ -31,10 +34,12 @@ SHARE, BATCH = 16, 2048
 BLOCK = 65536
 # over this share of rows that stick out of the grid it is learned again
 DRIFT = 0.05
-# every so many rows one is in the graph above, once there are so many
+# every so many rows one is in the graph above, once there are so many; fewer rows have no forest either
 TOP_SHARE, TOP_LEAST, TOP_DEGREE = 64, 4096, 16
 # squared, in 256ths: links of the last pass may be 1.1 times as far as what is reached through others
 TIGHT, LOOSE = 256, 310
+# where walks begin: tables, keys asked for in each, rows around each key
+TREES, KEYS, AROUND = 4, 2, 8
 # nanoseconds, for the choice between scan and walk: a row scanned, a row walked to
 SCANNED, WALKED = 6.0, 22.0
 
@@ -43,19 +48,23 @@ SCANNED, WALKED = 6.0, 22.0
 class FQG(VectorIndex):
     """``degree`` links a row, found by a beam of ``ef_construction`` in ``passes`` passes; walked over codes of ``quant`` (int4, int8;
     auto: int4 from 128 dimensions where it tells neighbours apart) with a beam of ``ef``, whose ``rerank`` nearest (0: all) are looked at in full, until the
-    error seen allows no more.
+    error seen allows no more. Walks of queries begin at rows that are hashed alike (``entries`` forest, from 4,096 rows on) or at the nearest of a
+    small graph above, where walks of the build do (top).
 
     Build about O(n log n), ``ef_construction * degree`` code distances a row and pass; search O(ef log n). Memory 4 ``degree`` + d / 2
     (int4) or d (int8) bytes a row beside the vectors. ``ef`` and ``rerank`` are search parameters too.
     """
 
     name = "fqg"
-    search_params = ("ef", "rerank")
+    search_params: ClassVar[tuple[str, ...]] = ("ef", "rerank")
     dial = "ef"
+    # rows from which on walks begin by hashing
+    planted_from: ClassVar[int] = TOP_LEAST
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 32,
-        ef_construction: int = 64, passes: int = 2, quant: str = "auto", ef: int = 64, rerank: int = 0, seed: int = 0,
+        ef_construction: int = 64, passes: int = 2, quant: str = "auto", ef: int = 64, rerank: int = 0, entries: str = "forest",
+        seed: int = 0,
     ) -> None:  # fmt: skip
         limits = {
             "degree": (degree, 4, 512), "ef_construction": (ef_construction, 4, 100_000), "passes": (passes, 1, 4), "ef": (ef, 1, 1_000_000),
@@ -65,14 +74,16 @@ class FQG(VectorIndex):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InvalidArgumentError(f"{self.name}: {name}={value!r}; give a whole number from {low} to {high}")
         self.degree, self.ef_construction, self.passes, self.quant = degree, ef_construction, passes, quant
-        self.ef, self.rerank, self.seed = ef, rerank, seed
+        if entries not in ENTRIES:
+            raise UnknownNameError(f"fqg: entries={entries!r}; {near(str(entries), ENTRIES)}")
+        self.ef, self.rerank, self.entries, self.seed = ef, rerank, entries, seed
         super().__init__(dim, metric, kernel, threads)
         CodedRows.check(self.name, self.dim, self._code, quant)
 
     def _settings(self) -> dict[str, Any]:
         return {
             "degree": self.degree, "ef_construction": self.ef_construction, "passes": self.passes, "quant": self.quant, "ef": self.ef,
-            "rerank": self.rerank, "seed": self.seed,
+            "rerank": self.rerank, "entries": self.entries, "seed": self.seed,
         }  # fmt: skip
 
     def _clear(self) -> None:
@@ -80,6 +91,8 @@ class FQG(VectorIndex):
         self._links = Rows(np.empty((0, self.degree), np.uint32))
         # the graph over every 64th row in which walks find where to begin
         self._top_rows, self._top_links = np.empty(0, np.uint32), np.empty((0, min(TOP_DEGREE, self.degree)), np.uint32)
+        # or the hashed keys by which they find it
+        self._forest: Forest | None = None
         # 8-bit codes and their sums while rows are being added
         self._eight: tuple[Rows, Rows] | None = None
         # rows linked, and those that the grid does not hold
@@ -180,6 +193,18 @@ class FQG(VectorIndex):
             if bulk:
                 connect(self._links.array, self._begins())
             self._net = self._short = None
+        if bulk:
+            self._plant()
+
+    def _plant(self) -> None:
+        self._forest = None
+        if self.entries == "forest" and self._done >= self.planted_from:
+            self._forest = Forest.plant(self._vectors.array[: self._done], self._coded, self._trees[0], self.seed, self._kernels)
+
+    @property
+    def _trees(self) -> tuple[int, int, int]:
+        """Tables, keys asked for in each, rows around each key."""
+        return TREES, KEYS, AROUND
 
     def _build_top(self, codes: np.ndarray, sums: np.ndarray, n: int) -> None:
         """A graph over every 64th row or so: in tight clusters a walk from anywhere would end in the first one it meets."""
@@ -258,6 +283,8 @@ class FQG(VectorIndex):
         for part in (self._links, self._coded, *(self._eight or ())):
             part.cut(n)
         self._done, self._net, self._short = min(self._done, n), None, None
+        if self._forest is not None and n < self._forest.keys.shape[1]:
+            self._forest = None
 
     def _inserted(self, stop: int) -> int:
         if self._coded.grid is None:
@@ -303,17 +330,22 @@ class FQG(VectorIndex):
         if mask is not None and matches * SCANNED <= 16 * width * (n / matches) ** 0.6 * WALKED:
             rows, distances = self._kernels.code_scan(net, queries, k, depth, mask)
             return rows, distances
-        rows, distances = self._kernels.code_search(net, queries, k, width, depth, mask)
+        rows, distances = self._reach(net, queries, k, width, depth, mask, **params)
         # a walk can come back short: matches far from the query, or an island of equal rows
         if k and len(rows) and rows[:, k - 1].min() < 0:
             short = rows[:, k - 1] < 0
             rows[short], distances[short] = self._kernels.code_scan(net, queries[short], k, depth, mask)
         return rows, distances
 
+    def _reach(self, net: Any, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None, **params: Any) -> Found:
+        rows, distances = self._kernels.code_search(net, queries, k, ef, depth, mask)
+        return rows, distances
+
     def _ready(self) -> Any:
         if self._net is None:
             above = (self._top_rows, self._top_links) if len(self._top_rows) else None
-            self._net = self._coded.net(self._vectors.array, self._links.array, above)
+            forest = self._forest and (*self._forest.arrays().values(), *self._trees[1:])
+            self._net = self._coded.net(self._vectors.array, self._links.array, above, forest=forest)
             self._short = self._kernels.code_one if self._dead == 0 else None
         return self._net
 
@@ -327,7 +359,7 @@ class FQG(VectorIndex):
         if self._coded.grid is None:
             return {}
         own: dict[str, np.ndarray] = {"top_rows": self._top_rows, "top_links": self._top_links, "out": np.array([self._out], np.int64), "links": self._links.array}
-        return {**own, **self._coded.arrays()}
+        return {**own, **self._coded.arrays(), **(self._forest.arrays() if self._forest is not None else {})}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         n = len(self._vectors)
@@ -345,6 +377,7 @@ class FQG(VectorIndex):
             raise CorruptionError(f"an fqg index of {n} rows has a count of {out.dtype} {out.shape}")
         self._top_rows, self._top_links = self._checked_top(arrays, n)
         self._links, self._done, self._out, self._net, self._short = Rows(links), n, int(out[0]), None, None
+        self._forest = Forest.restore(arrays, n, self.dim, self._trees[0])
 
     def _checked_top(self, arrays: dict[str, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and links of the graph above; `CorruptionError` for what would lead a walk astray."""
@@ -359,7 +392,7 @@ class FQG(VectorIndex):
         links = self._links.array
         return {
             **super().stats(), "quant": f"int{self._coded.bits}", "degree": self.degree,
-            "mean_degree": float((links != NONE).sum() / len(links)) if len(links) else 0.0,
+            "entries": "forest" if self._forest is not None else "top", "mean_degree": float((links != NONE).sum() / len(links)) if len(links) else 0.0,
         }  # fmt: skip
 
 

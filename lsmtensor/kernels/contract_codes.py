@@ -92,7 +92,7 @@ def code_shrink(
 @kernel("graph", "exact")
 def code_net(
     points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None,
+    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None, forest: Any = None,
 ) -> Any:  # fmt: skip
     """Rows and their codes in a backend's own form, checked once, for `code_search`, `code_one` and `code_scan`.
 
@@ -106,7 +106,7 @@ def code_net(
     """
     from . import numpy_codes
 
-    return numpy_codes.Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
+    return numpy_codes.Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows, forest)
 
 
 def _guard_code_search(net: Any, queries: np.ndarray, *rest: Any) -> tuple[Any, ...]:
@@ -115,15 +115,15 @@ def _guard_code_search(net: Any, queries: np.ndarray, *rest: Any) -> tuple[Any, 
 
 @kernel("graph", "rounding", _guard_code_search)
 def code_search(
-    net: Any, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None
+    net: Any, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None, starts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(ids int64 (q, k), distances float32 (q, k)): the k nearest that a walk over codes finds, then -1 and inf.
 
     The walk keeps the ``ef`` nearest estimates, by (estimate, row), and expands two at a time; the first ``depth`` at most are looked at
     in full, k <= depth <= ef, fewer once three standard deviations of the error seen would not bring another in. With a mask, uint8 (n,), it crosses every row, keeps the ``ef`` nearest allowed, and ends when nothing nearer is unexpanded, within a beam
-    of 32 ef.
+    of 32 ef. It begins where the net says, or at the query's own ``starts``, uint32 (q, s), 1 <= s <= 512, repeats allowed.
     """
-    return net.search(queries, k, ef, depth, mask)  # type: ignore[no-any-return]
+    return net.search(queries, k, ef, depth, mask, starts)  # type: ignore[no-any-return]
 
 
 @kernel("graph", "rounding")
@@ -134,7 +134,7 @@ def code_one(net: Any, query: np.ndarray, k: int, ef: int, depth: int) -> tuple[
         return None
     if len(query) != net.d or not 1 <= k <= depth <= ef:
         return None
-    ids, far = net.search(query[None, :], k, ef, depth, None)
+    ids, far = net.search(query[None, :], k, ef, depth, None, None)
     return None if (ids < 0).any() else (ids[0], far[0])
 
 

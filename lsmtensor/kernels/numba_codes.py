@@ -82,9 +82,10 @@ def _walk(  # type: ignore[no-untyped-def]
     size, hits, at, count, steps = 0, 0, 0, 0, 0
     masked = mask.shape[0] > 0
     for j in range(starts.shape[0]):
-        seen[starts[j]] = epoch
-        fresh[count] = starts[j]
-        count += 1
+        if seen[starts[j]] != epoch:
+            seen[starts[j]] = epoch
+            fresh[count] = starts[j]
+            count += 1
     while True:
         lowest = size
         for j in range(count):
@@ -334,7 +335,7 @@ def _nearest(x, inverse, points, scale, metric, entry, entry_n, n, k, best, best
 
 
 @_jit
-def _queries(queries, points, scale, metric, mean, step, codes, squares, factors, bits, links, starts, top_codes, top_squares, top_factors, top_links, top_rows, walk, k, ef, cap, depth, mask, ids, far):  # type: ignore[no-untyped-def]
+def _queries(queries, points, scale, metric, mean, step, codes, squares, factors, bits, links, starts, top_codes, top_squares, top_factors, top_links, top_rows, own_starts, walk, k, ef, cap, depth, mask, ids, far):  # type: ignore[no-untyped-def]
     masked, n = mask.shape[0] > 0, codes.shape[0]
     seen, top_seen = np.zeros(n if walk else 0, np.int64), np.zeros(top_codes.shape[0], np.int64)
     pool, pool_n, done = np.empty(cap, np.float64), np.empty(cap, np.int64), np.zeros(cap, np.uint8)
@@ -350,7 +351,9 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
         factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
         if walk:
             begin = starts
-            if top_rows.shape[0]:
+            if own_starts.shape[0]:
+                begin = own_starts[q]
+            elif top_rows.shape[0]:
                 begin = _begin(top_codes, sums, top_squares, top_factors, bits, metric, own, values, -1, factor, less, top_links, top_rows, starts, top_seen,
                                q + 1)  # fmt: skip
             size, hits, _ = _walk(codes, sums, squares, factors, bits, metric, own, values, -1, factor, less, links, begin, cap, mask, ef, seen,
@@ -411,11 +414,13 @@ def _estimates(queries, metric, mean, step, codes, squares, factors, bits, rows,
 class Net(numpy_codes.Net):
     """The arrays that numpy's holds, walked by compiled loops."""
 
-    def search(self, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:
-            return super().search(queries, k, ef, depth, mask)  # says what is wrong
+    def search(
+        self, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None, starts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.check_search(queries, k, ef, depth, starts)
         cap = ef if mask is None else min(len(self.codes), 32 * ef)
-        return self._run(queries, numpy_codes.entries(len((self.top or self).codes)), True, k, ef, cap, depth, mask)
+        return self._run(queries, numpy_codes.entries(len((self.top or self).codes)), True, k, ef, cap, depth, mask,
+                         self.forest_starts(queries) if starts is None else starts)  # fmt: skip
 
     def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= k <= depth:
@@ -446,7 +451,9 @@ class Net(numpy_codes.Net):
             return self.codes[:0], self.squares[:0], self.factors[:0], np.empty((0, 0), np.uint32), np.empty(0, np.int64)
         return self.top.codes, self.top.squares, self.top.factors, self.top.links, self.rows
 
-    def _run(self, queries: np.ndarray, starts: np.ndarray, walk: bool, k: int, ef: int, cap: int, depth: int, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _run(
+        self, queries: np.ndarray, starts: np.ndarray, walk: bool, k: int, ef: int, cap: int, depth: int, mask: Any, own: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
         self.need_points()
         if queries.shape[1] != self.d:
@@ -454,12 +461,12 @@ class Net(numpy_codes.Net):
         if k and len(queries):
             allowed = np.empty(0, np.uint8) if mask is None else mask
             _queries(queries, self.points, self.scale, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits,
-                     self.links, starts, *self._above(), walk, k, ef, cap, depth, allowed, ids, far)  # type: ignore[call-arg]  # fmt: skip
+                     self.links, starts, *self._above(), np.empty((0, 0), np.int64) if own is None else own.astype(np.int64), walk, k, ef, cap, depth, allowed, ids, far)  # type: ignore[call-arg]  # fmt: skip
         return ids, far
 
 
 def code_net(
     points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None,
+    factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None, forest: Any = None,
 ) -> Net:  # fmt: skip
-    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
+    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows, forest)

@@ -18,6 +18,8 @@ ENTRIES, AHEAD = 32, 2
 TOP, BEGIN = 8, 4
 # how many of the rows that a walk expands first are candidates for links, though nearer ones came: the way there
 TRAIL = 64
+# the most rows that a query may name to begin at
+STARTS = 512
 
 Entry = tuple[float, int]
 Far = Callable[[np.ndarray], np.ndarray]
@@ -164,6 +166,36 @@ def shrink(
     return out
 
 
+def check_forest(forest: Any, n: int, d: int) -> None:
+    """`InvalidArgumentError` for what `code_net` does not declare."""
+    planes, shifts, keys, rows, nprobe, window = forest
+    t, m = keys.shape
+    fits = planes.shape == (t, 32, d) and shifts.shape == (t, 32) and rows.shape == (t, m) and t >= 1 and m >= 1
+    if not fits or not 1 <= nprobe <= 32 or window < 1 or t * nprobe * window > STARTS or (rows >= n).any():
+        raise InvalidArgumentError(
+            f"a forest of planes {planes.shape}, shifts {shifts.shape}, keys {keys.shape}, rows {rows.shape} over {n} x {d}, nprobe {nprobe}, window {window}; "
+            f"give up to {STARTS} rows to begin at"
+        )
+
+
+def forest_starts(queries: np.ndarray, forest: Any) -> np.ndarray:
+    """uint32 (q, t * nprobe * window): the rows that walks of queries, as planes see them, begin at."""
+    planes, shifts, keys, rows, nprobe, window = forest
+    t, m = keys.shape
+    sides = np.einsum("qd,tbd->qtb", queries, planes, optimize=True) - shifts
+    own = np.packbits(sides > 0, axis=2).view(">u4")[:, :, 0].astype(np.uint32)
+    unsure = np.argsort(np.abs(sides[:, :, : prefix_of(m, window)]), axis=2, kind="stable")[:, :, : nprobe - 1]
+    asked = np.concatenate([own[:, :, None], own[:, :, None] ^ (np.uint32(1) << (31 - unsure).astype(np.uint32))], 2)
+    places = np.stack([np.searchsorted(keys[i], asked[:, i]) for i in range(t)], 1)
+    around = np.clip(places[:, :, :, None] + np.arange(-(window // 2), window - window // 2), 0, m - 1)
+    return np.ascontiguousarray(np.stack([rows[i][around[:, i]] for i in range(t)], 1).reshape(len(queries), -1))
+
+
+def prefix_of(m: int, window: int) -> int:
+    """How many leading bits tell so many rows apart that ``window`` share them."""
+    return min(32, max(1, (m // window).bit_length() - 1))
+
+
 class Net:
     """Rows and their codes, as `code_net` declares them."""
 
@@ -171,7 +203,7 @@ class Net:
 
     def __init__(
         self, points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
-        factors: np.ndarray, bits: int, links: np.ndarray, top: Net | None, rows: np.ndarray | None,
+        factors: np.ndarray, bits: int, links: np.ndarray, top: Net | None, rows: np.ndarray | None, forest: Any = None,
     ) -> None:  # fmt: skip
         n, self.d = len(codes), points.shape[1]
         wanted = (n if metric in (0, 2) else 0, n if bits == 4 else 0)
@@ -183,6 +215,9 @@ class Net:
             raise InvalidArgumentError(f"codes of {bits} bits in {codes.shape[1]} bytes for {self.d} dimensions; whole lines of 64 bytes, 4 or 8 bits")
         if top is not None and (rows is None or len(rows) != len(top.codes) or top.d != self.d or rows.max() >= n):
             raise InvalidArgumentError(f"a graph of {len(top.codes)} rows of {top.d} dimensions above {n} of {self.d}")
+        if forest is not None:
+            check_forest(forest, n, self.d)
+        self.forest = forest
         self.top, self.rows = top, None if rows is None else rows.astype(np.int64)
         self.points, self.scale, self.metric, self.mean, self.step = points, scale, metric, mean, np.float32(step)
         self.codes, self.squares, self.factors, self.bits, self.links = codes, squares, factors, bits, links
@@ -242,21 +277,39 @@ class Net:
                 del best[k:]
         return [node for _, node in best], [d for d, _ in best]
 
-    def search(self, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:
-            raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
+    def search(
+        self, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None, starts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.check_search(queries, k, ef, depth, starts)
         cap = ef if mask is None else min(len(self.codes), 32 * ef)
         self.need_points()
+        if starts is None:
+            starts = self.forest_starts(queries)
+        own = None if starts is None else iter(starts.astype(np.int64))
 
         def one(query: np.ndarray) -> list[Entry]:
-            if self.top is None or self.rows is None:
-                starts = entries(len(self.codes))
+            if own is not None:
+                begin = next(own)
+            elif self.top is None or self.rows is None:
+                begin = entries(len(self.codes))
             else:
-                starts = above(self.top.far_from(query), self.top.links, self.rows)
-            pool, found = walk(self.far_from(query), self.links, starts, cap, mask, ef)
+                begin = above(self.top.far_from(query), self.top.links, self.rows)
+            pool, found = walk(self.far_from(query), self.links, begin, cap, mask, ef)
             return pool if mask is None else found
 
         return self._each(queries, k, depth, one)
+
+    def forest_starts(self, queries: np.ndarray) -> np.ndarray | None:
+        if self.forest is None:
+            return None
+        inverses = np.array([self.inverse(q) if self.metric == 2 else 1 for q in queries], np.float32)
+        return forest_starts(queries * inverses[:, None], self.forest)
+
+    def check_search(self, queries: np.ndarray, k: int, ef: int, depth: int, starts: np.ndarray | None) -> None:
+        if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:
+            raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
+        if starts is not None and (starts.ndim != 2 or len(starts) != len(queries) or not 1 <= starts.shape[1] <= STARTS or (starts >= len(self.codes)).any()):
+            raise InvalidArgumentError(f"starts {starts.shape} for {len(queries)} queries of {len(self.codes)} rows; give 1 to {STARTS} rows each")
 
     def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= k <= depth:

@@ -410,6 +410,25 @@ def check_iterator(make: Make) -> None:
     expect(InvalidArgumentError, "answers one", lambda: index.search_iterator(rows[:2]))
 
 
+def check_trained_before_rows(make: Make) -> None:
+    """What was learned from a sample is saved without rows, and with few."""
+    sample, rows = vectors(1, 300, 12), vectors(2, 400, 12)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x")
+        for metric in METRICS:
+            index = make(12, metric)
+            index.train(sample)
+            for part in (rows[:0], rows[:5], rows[5:]):
+                index.add(part)
+                index.save(path)
+                again = indexes.load(path, kernel=index.stats()["backend"])
+                assert again.digest() == index.digest() and len(again) == len(index)
+                assert np.array_equal(again.search(rows[:3], k=4)[1], index.search(rows[:3], k=4)[1])
+            again.add(sample)
+            index.add(sample)
+            assert again.digest() == index.digest(), f"they part after more rows with {metric}"
+
+
 CHECKS: tuple[Callable[[Make], None], ...] = (
     check_finds_the_nearest,
     check_shapes,
@@ -427,4 +446,5 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_recall_asked_for,
     check_radius,
     check_iterator,
+    check_trained_before_rows,
 )

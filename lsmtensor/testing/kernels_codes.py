@@ -92,6 +92,7 @@ def _code_search(rng: np.random.Generator) -> Iterator[Args]:
         n = len(args[0])
         for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
             yield args, queries, 3, 12, 7, mask
+            yield args, queries, 3, 12, 7, mask, rng.integers(0, n, (len(queries), 5)).astype(np.uint32)
 
 
 def _code_one(rng: np.random.Generator) -> Iterator[Args]:
@@ -189,8 +190,9 @@ def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
             continue
         for rows in (None, np.arange(0, len(net[0]), 2, dtype=np.uint32)):
             made = [make(*_over(net, rows)) for make in (reference, kernels.code_net)] if rows is not None else [None, None]
-            nets = [make(*net[:-2], top, rows) for make, top in zip((reference, kernels.code_net), made, strict=True)]
-            _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, rest)
+            for forest in (None, _forest(net)) if name in ("code_search", "code_one") else (None,):
+                nets = [make(*net[:-2], top, rows, forest) for make, top in zip((reference, kernels.code_net), made, strict=True)]
+                _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, rest)
 
 
 def check_product_queries(name: str, kernels: Kernels, seed: int) -> None:
@@ -207,6 +209,21 @@ def check_product_queries(name: str, kernels: Kernels, seed: int) -> None:
             except (InvalidArgumentError, ValueError):
                 continue
             raise AssertionError(f"pq_net took a wrong argument {bad[0]}")
+
+
+def _forest(net: Args) -> Any:
+    """Two tables over most rows, their planes along a few dimensions, so that sides are sums of few whole numbers."""
+    points, n = net[0], len(net[0])
+    rng = np.random.default_rng(n)
+    planes = np.zeros((2, 32, points.shape[1]), np.float32)
+    for table in planes:
+        table[np.arange(32), rng.integers(0, points.shape[1], 32)] = rng.choice([-1, 1], 32)
+    shifts = np.full((2, 32), 0.25, np.float32)
+    some = np.arange(0, max(1, n - 2))
+    sides = np.einsum("nd,tbd->ntb", points[some] * net[1][some, None], planes) > shifts
+    keys = np.packbits(sides, axis=2).view(">u4")[:, :, 0].astype(np.uint32).T
+    order = np.argsort(keys, axis=1, kind="stable")
+    return planes, shifts, np.ascontiguousarray(np.take_along_axis(keys, order, 1)), order.astype(np.uint32), 3, 4
 
 
 def _over(net: Args, rows: np.ndarray) -> Args:

@@ -11,6 +11,8 @@
 
 #define LINE 64
 #define CODE_ENTRIES 32
+/* the most rows that a query may name to begin at: a row of links and its next are as many */
+#define CODE_STARTS 512
 /* the beam of the walk above, and how many of what it finds are begun from */
 #define CODE_TOP 8
 #define CODE_BEGIN 4
@@ -35,6 +37,10 @@ typedef struct code_net {
     const float *points, *scale;
     int64_t n, d, stride, width;
     int metric, bits;
+    /* tables of keys of 32 bits in order, the rows that have them, where keys of each leading ``jump`` bits begin; tables 0: none */
+    const float *planes, *shifts;
+    const uint32_t *keys, *keyed, *begins;
+    int64_t tables, trees, probes, window, prefix, jump;
 } code_net;
 
 /* Product codes: ``count`` centroids, 16 or 256, for each of ``m`` parts of ``width`` values, (m, width, count). */
@@ -226,7 +232,7 @@ typedef struct {
     void (*reverse)(code_net *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *);
     void (*shrink)(const code_net *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *);
     int64_t (*search)(const code_net *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
-                      code_scratch *, int64_t *, float *);
+                      const uint32_t *, int64_t, code_scratch *, int64_t *, float *);
     int64_t (*scan)(const code_net *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
                     float *);
     int64_t (*ranges)(const code_net *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,

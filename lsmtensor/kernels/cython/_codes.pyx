@@ -8,9 +8,10 @@ cimport numpy as np
 import numpy as np
 
 from lsmtensor.errors import InvalidArgumentError
+from lsmtensor.kernels.numpy_codes import check_forest, prefix_of
 
 cdef extern from "_codes.h" nogil:
-    int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP, CODE_TRAIL
+    int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP, CODE_TRAIL, CODE_STARTS
     ctypedef struct net_t "code_net":
         const net_t *top
         const uint32_t *rows
@@ -23,6 +24,12 @@ cdef extern from "_codes.h" nogil:
         const float *scale
         int64_t n, d, stride, width
         int metric, bits
+        const float *planes
+        const float *shifts
+        const uint32_t *keys
+        const uint32_t *keyed
+        const uint32_t *begins
+        int64_t tables, trees, probes, window, prefix, jump
     ctypedef struct code_scratch:
         uint64_t *seen
         int64_t distances
@@ -39,7 +46,7 @@ cdef extern from "_codes.h" nogil:
         void (*reverse)(net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *) noexcept nogil
         void (*shrink)(const net_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
         int64_t (*search)(const net_t *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
-                          code_scratch *, int64_t *, float *) noexcept nogil
+                          const uint32_t *, int64_t, code_scratch *, int64_t *, float *) noexcept nogil
         int64_t (*scan)(const net_t *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
                         float *) noexcept nogil
         int64_t (*ranges)(const net_t *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
@@ -193,7 +200,7 @@ cdef class Net:
     cdef object kept
 
     def __init__(self, const float[:, ::1] points, const float[::1] scale, int metric, const float[::1] mean, float step,
-                 const uint8_t[:, ::1] codes, const float[::1] squares, const float[::1] factors, int bits, const uint32_t[:, ::1] links, Net top, const uint32_t[::1] rows):
+                 const uint8_t[:, ::1] codes, const float[::1] squares, const float[::1] factors, int bits, const uint32_t[:, ::1] links, Net top, const uint32_t[::1] rows, forest):
         cdef int64_t i
         cdef net_t *g = &self.g
         g.n, g.d, g.stride, g.width, g.metric, g.bits = codes.shape[0], points.shape[1], codes.shape[1], links.shape[1], metric, bits
@@ -221,11 +228,34 @@ cdef class Net:
                 if rows[i] >= g.n:
                     raise InvalidArgumentError(f"row {rows[i]} of {g.n}")
             g.top, g.rows = &top.g, &rows[0]
-        self.kept = (points, scale, mean, codes, squares, factors, links, top, rows)
+        self.kept = [points, scale, mean, codes, squares, factors, links, top, rows]
+        g.tables = 0
+        if forest is not None:
+            self.plant(forest)
+
+    cdef plant(self, forest):
+        """Take a forest, with a table of where the keys of each prefix begin."""
+        cdef net_t *g = &self.g
+        check_forest(forest, g.n, g.d)
+        cdef const float[:, :, ::1] planes = forest[0]
+        cdef const float[:, ::1] shifts = forest[1]
+        cdef const uint32_t[:, ::1] keys = forest[2]
+        cdef const uint32_t[:, ::1] keyed = forest[3]
+        g.trees, g.probes, g.window = keys.shape[1], forest[4], forest[5]
+        g.prefix = prefix_of(g.trees, g.window)
+        g.jump = min(g.prefix, 24)
+        edges = np.arange(1 << g.jump, dtype=np.uint64) << np.uint64(32 - g.jump)
+        made = np.full((keys.shape[0], (1 << g.jump) + 1), g.trees, np.uint32)
+        for i in range(keys.shape[0]):
+            made[i, :-1] = np.searchsorted(forest[2][i], edges.astype(np.uint32))
+        cdef const uint32_t[:, ::1] begins = made
+        g.planes, g.shifts, g.keys, g.keyed, g.begins = &planes[0, 0, 0], &shifts[0, 0], &keys[0, 0], &keyed[0, 0], &begins[0, 0]
+        g.tables = keys.shape[0]
+        self.kept += [forest, made]
 
 
-def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows):
-    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows)
+def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows, forest=None):
+    return Net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows, forest)
 
 
 cdef int need_points(Net net) except -1:
@@ -234,9 +264,19 @@ cdef int need_points(Net net) except -1:
     return 0
 
 
-def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_t ef, int64_t depth, const uint8_t[::1] mask):
-    cdef int64_t q = queries.shape[0], i, j, hits, cap = ef
+def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_t ef, int64_t depth, const uint8_t[::1] mask,
+                const uint32_t[:, ::1] starts=None):
+    cdef int64_t q = queries.shape[0], i, j, hits, cap = ef, own = 0
     cdef const uint8_t *allowed = NULL
+    cdef const uint32_t *begin = NULL
+    if starts is not None:
+        own = starts.shape[1]
+        if starts.shape[0] != q or not 1 <= own <= CODE_STARTS:
+            raise InvalidArgumentError(f"starts ({starts.shape[0]}, {own}) for {q} queries of {net.g.n} rows; give 1 to {CODE_STARTS} rows each")
+        for i in range(q):
+            for j in range(own):
+                if starts[i, j] >= net.g.n:
+                    raise InvalidArgumentError(f"a walk from row {starts[i, j]} of {net.g.n}")
     if k < 0 or depth < k or ef < depth or net.g.links == NULL:
         raise InvalidArgumentError(f"k {k}, depth {depth}, ef {ef}; give k <= depth <= ef, and a net with links")
     if queries.shape[1] != net.g.d or (mask is not None and mask.shape[0] != net.g.n):
@@ -252,7 +292,10 @@ def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_
     cdef Scratch scratch = take(net.g.n, max(cap, CODE_TOP) + 1, ef + k + 3, 2 * net.g.stride)
     with nogil:
         for i in range(q):
-            hits = code_chosen.search(&net.g, &queries[i, 0], net.mean, net.step, k, ef, cap, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
+            if own:
+                begin = &starts[i, 0]
+            hits = code_chosen.search(&net.g, &queries[i, 0], net.mean, net.step, k, ef, cap, depth, allowed, begin, own, &scratch.s, &ids[i, 0],
+                                      &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
                 far[i, j] = INFINITY
@@ -276,7 +319,7 @@ def code_one(Net net not None, query, int64_t k, int64_t ef, int64_t depth):
     cdef float *far_at = <float *>np.PyArray_DATA(far)
     cdef Scratch scratch = take(net.g.n, max(ef, CODE_TOP) + 1, ef + k + 3, 2 * net.g.stride)
     with nogil:
-        hits = code_chosen.search(&net.g, x, net.mean, net.step, k, ef, ef, depth, NULL, &scratch.s, id_at, far_at)
+        hits = code_chosen.search(&net.g, x, net.mean, net.step, k, ef, ef, depth, NULL, NULL, 0, &scratch.s, id_at, far_at)
     put_back(scratch)
     return (ids, far) if hits == k else None
 

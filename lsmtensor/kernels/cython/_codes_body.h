@@ -319,6 +319,56 @@ static int64_t ISA(begin)(const code_net *g, const code_query *q, int estimate, 
     return n;
 }
 
+/* Rows around the places of a query's keys. How many. */
+static int64_t ISA(forest)(const code_net *g, const float *x, float inverse, uint32_t *start)
+{
+    uint32_t asked[CODE_STARTS];
+    int64_t place[CODE_STARTS], many = 0, count = 0;
+    for (int64_t t = 0; t < g->tables; t++) {
+        float side[32];
+        uint32_t own = 0, used = 0;
+        for (int64_t b = 0; b < 32; b += 4) {
+            const float *plane = g->planes + (t * 32 + b) * g->d, *row[4] = {plane, plane + g->d, plane + 2 * g->d, plane + 3 * g->d};
+            ISA(dot4)(x, row, g->d, side + b);
+        }
+        for (int64_t b = 0; b < 32; b++) {
+            side[b] = side[b] * inverse - g->shifts[t * 32 + b];
+            own |= (uint32_t)(side[b] > 0) << (31 - b);
+            side[b] = fabsf(side[b]);
+        }
+        asked[many++] = own;
+        for (int64_t p = 1; p < g->probes; p++) {
+            int64_t least = -1;
+            for (int64_t b = 0; b < g->prefix; b++)
+                if (!(used >> b & 1) && (least < 0 || side[b] < side[least])) least = b;
+            if (least < 0) least = 0, asked[many++] = own; /* fewer bits than probes: the same again */
+            else used |= 1u << least, asked[many++] = own ^ 1u << (31 - least);
+        }
+    }
+    int64_t jumps = (1ll << g->jump) + 1;
+    for (int64_t i = 0; i < many; i++) __builtin_prefetch(g->begins + i / g->probes * jumps + (asked[i] >> (32 - g->jump)));
+    for (int64_t i = 0; i < many; i++) {
+        const uint32_t *begin = g->begins + i / g->probes * jumps + (asked[i] >> (32 - g->jump));
+        place[i] = begin[0];
+        __builtin_prefetch(g->keys + i / g->probes * g->trees + place[i]);
+        __builtin_prefetch(g->keyed + i / g->probes * g->trees + place[i]);
+    }
+    for (int64_t i = 0; i < many; i++) {
+        const uint32_t *key = g->keys + i / g->probes * g->trees, *row = g->keyed + i / g->probes * g->trees;
+        int64_t low = place[i], high = g->begins[i / g->probes * jumps + (asked[i] >> (32 - g->jump)) + 1];
+        while (low < high) {
+            int64_t middle = (low + high) / 2;
+            if (key[middle] < asked[i]) low = middle + 1;
+            else high = middle;
+        }
+        for (int64_t w = 0; w < g->window; w++) {
+            int64_t at = low - g->window / 2 + w;
+            start[count++] = row[at < 0 ? 0 : at >= g->trees ? g->trees - 1 : at];
+        }
+    }
+    return count;
+}
+
 /* -- building ------------------------------------------------------------------------------------------------------------ */
 
 /* Of sorted candidates keep each e that no kept one r comes between: alpha d(r, e) > 256 d(owner, e). How many. */
@@ -530,14 +580,16 @@ static int64_t ISA(rerank)(const code_net *g, const float *x, float inverse, con
 }
 
 static int64_t ISA(search)(const code_net *g, const float *x, const float *mean, float step, int64_t k, int64_t ef, int64_t cap,
-                           int64_t depth, const uint8_t *mask, code_scratch *s, int64_t *ids, float *far)
+                           int64_t depth, const uint8_t *mask, const uint32_t *start, int64_t count, code_scratch *s, int64_t *ids,
+                           float *far)
 {
     code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
     float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
-    uint32_t start[CODE_ENTRIES];
-    int64_t hits = 0, size, count;
+    uint32_t own[CODE_STARTS];
+    int64_t hits = 0, size;
     ISA(prepare)(g, x, mean, step, inverse, &q);
-    count = ISA(begin)(g, &q, 1, start, s);
+    if (!start && g->tables) count = ISA(forest)(g, x, inverse, own), start = own;
+    if (!start) count = ISA(begin)(g, &q, 1, own, s), start = own;
     if (mask)
         size = ISA(walk)(g, &q, 1, start, count, cap, mask, ef, &hits, s);
     else
