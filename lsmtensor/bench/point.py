@@ -1,16 +1,15 @@
-"""Single rows: synced commits by one thread, by several that share syncs, and by one that does not wait; reads with a past.
+"""Single rows beside RocksDB and LMDB: 16-byte keys, 100-byte values, each commit handed to the operating system.
 
-Each commit is one ``put`` of a 16-byte key and 100 bytes, durable when it returns (``sync=group``). "future" is one thread that
-keeps up to 64 commits under way. Reads are of the newest version, with one version of each key behind it and with a thousand.
+Keys are random and asked for in another random order. "memory" reads what was just put, "files" the same merged into files.
+A get answers a dict of the row here and bytes there. "open" is a database of ten times the rows, opened and asked for one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ import pyarrow as pa
 
 import lsmtensor as lt
 
+from .rivals import SCHEMA, chosen
 from .runner import Options, Ratio
 
-SCHEMA = lt.Schema([lt.Column("key", pa.string()), lt.Column("value", pa.binary())], primary_key="key")
-KEYS = 200
+BATCH = 1000
+VALUE = bytes(range(100))
 
 
 @dataclass
@@ -31,102 +31,112 @@ class State:
     folder: Path
     own_folder: bool
     config: lt.RunConfig
-    commits: int
-    versions: int
-    reads: dict[str, lt.Database] = field(default_factory=dict)
+    stores: list[Any]
+    keys: list[bytes]
+    order: list[bytes]
+    tables: list[pa.Table]
+    asked: list[pa.Array]
+    key_batches: list[list[bytes]]
+    many: Path
+    many_rows: int
+    open_stores: dict[str, Any] = field(default_factory=dict)
 
 
 def setup(options: Options) -> State:
+    n = 5_000 if options.quick else 100_000
+    luck = np.random.default_rng(options.seed)
+    raw = luck.integers(0, 256, (n, 16), np.uint8)
+    keys = [bytes(k) for k in raw]
+    order = [keys[i] for i in luck.permutation(n)]
     folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-point-", dir="."))
-    state = State(folder, options.folder is None, options.config, 100 if options.quick else 400, 50 if options.quick else 1000)
-    for name, versions in (("get", 1), ("get, old versions behind", state.versions)):
-        db = lt.open(str(folder / f"read{versions}.lsm"), config=options.config.with_set("wal.sync=none"))
-        table = db.create_table("rows", SCHEMA, history="forever")
-        for version in range(versions):
-            table.upsert({"key": [_key(i) for i in range(KEYS)], "value": [bytes(100)] * KEYS})
-            if version % 100 == 99:
-                db.flush()
-        db.compact()
-        state.reads[name] = db
-    return state
+    folder.mkdir(parents=True, exist_ok=True)
+    key_batches = [keys[i : i + BATCH] for i in range(0, n, BATCH)]
+    tables = [_table(b) for b in key_batches]
+    asked = [pa.array(order[i : i + BATCH], pa.binary()) for i in range(0, n, BATCH)]
+    many, rows = folder / "many.lsm", 10 * n
+    shutil.rmtree(many, ignore_errors=True)
+    with lt.open(str(many), config=options.config.with_set("wal.sync=none")) as db:
+        table = db.create_table("rows", SCHEMA)
+        for i in range(0, rows, BATCH):
+            table.upsert(_table([b"%016d" % k for k in range(i, i + BATCH)]))
+    return State(folder, options.folder is None, options.config, chosen(options.peers), keys, order, tables, asked, key_batches, many, rows)
 
 
-def _key(i: int) -> str:
-    return f"key-{i:012d}"
+def _table(keys: list[bytes]) -> pa.Table:
+    return pa.table({"key": pa.array(keys, pa.binary()), "value": pa.array([VALUE] * len(keys), pa.binary())})
 
 
 def cases(state: State) -> dict[str, dict[str, Any]]:
-    sync = {"who": "lsmtensor", "sync": state.config.wal.sync, "cores": 0}
-    return {
-        "put, 1 thread": {"threads": 1, **sync}, "put, 8 threads": {"threads": 8, **sync}, "put, 32 threads": {"threads": 32, **sync},
-        "put, futures": {"threads": 1, **sync}, "get": {"who": "lsmtensor", "versions": 1},
-        "get, old versions behind": {"who": "lsmtensor", "versions": state.versions},
-    }  # fmt: skip
+    made: dict[str, dict[str, Any]] = {}
+    for what in ("put", "get, memory", "batches", "get, files", "get_many, files", "scan"):
+        for store in state.stores:
+            if what != "get_many, files" or store.who == "lsmtensor":
+                made[f"{what}, {store.who}"] = {"who": store.who if store.who == "lsmtensor" else "peer", "rows": len(state.keys), "sync": "none"}
+    made["open, lsmtensor"] = {"who": "lsmtensor", "rows": state.many_rows}
+    return made
 
 
 def ratios(state: State) -> list[Ratio]:
-    one = ("put, 1 thread",)
-    return [Ratio(f"{case} / 1 thread", case, one, "per second") for case in ("put, 8 threads", "put, 32 threads", "put, futures")] + [
-        Ratio("get with old versions behind / without", "get, old versions behind", ("get",), "per second")
+    wanted = [
+        ("put", "put", "rocksdb"), ("batches", "batches", "rocksdb"), ("get, memory", "get, memory", "lmdb"), ("get, memory", "get, memory", "rocksdb"),
+        ("get, files", "get, files", "rocksdb"), ("get, files", "get, files", "lmdb"), ("get_many, files", "get, files", "lmdb"), ("scan", "scan", "lmdb"),
+    ]  # fmt: skip
+    known = cases(state)
+    return [
+        Ratio(f"{ours} / {other} of {peer}", f"{ours}, lsmtensor", (f"{other}, {peer}",), "per second")
+        for ours, other, peer in wanted
+        if f"{other}, {peer}" in known
     ]
 
 
 def dataset(state: State) -> dict[str, Any]:
-    return {"name": f"{state.commits} commits of one row; {KEYS} keys of {state.versions} versions", "sha256": ""}
+    return {"name": f"{len(state.keys)} random keys of 16 bytes", "sha256": hashlib.sha256(b"".join(state.keys)).hexdigest()}
 
 
 def run(state: State, case: str) -> dict[str, float]:
-    if case.startswith("get"):
-        return _get(state.reads[case])
-    path = state.folder / "write.lsm"
-    shutil.rmtree(path, ignore_errors=True)
-    with lt.open(str(path), config=state.config) as db:
-        table = db.create_table("rows", SCHEMA)
-        threads = int(cases(state)[case]["threads"])
-        total = state.commits * (1 if threads == 1 else 4)
-        begin = time.perf_counter()
-        if case == "put, futures":
-            _futures(db, total)
-        else:
-            _threads(table, threads, total)
-        seconds = time.perf_counter() - begin
-        rows = float(len(table))
-    return {"per second": total / seconds, "rows": rows, "wanted": float(total)}
-
-
-def _threads(table: Any, threads: int, total: int) -> None:
-    def work(first: int) -> None:
-        for i in range(first, total, threads):
-            table.put(_key(i), {"value": bytes(100)})
-
-    if threads == 1:
-        return work(0)
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-
-
-def _futures(db: lt.Database, total: int) -> None:
-    under_way: deque[Any] = deque()
-    for i in range(total):
-        txn = db.transaction()
-        txn["rows"].put(_key(i), {"value": bytes(100)})
-        under_way.append(txn.commit(wait=False))
-        if len(under_way) >= 64:
-            under_way.popleft().result()
-    for future in under_way:
-        future.result()
-
-
-def _get(db: lt.Database) -> dict[str, float]:
-    table, order = db["rows"], np.random.default_rng(0).integers(0, KEYS, 1000).tolist()
-    for i in order[:50]:
-        table.get(_key(i))
+    what, _, who = case.rpartition(", ")
+    if what == "open":
+        return _open(state)
+    n = float(len(state.keys))
+    if what == "put":
+        _fresh(state, who)
+    store = state.open_stores[who]
+    if what == "get, files":
+        store.settle()
+        store.get(state.order[: len(state.order) // 10])
+    given = state.tables if who == "lsmtensor" else state.key_batches
     begin = time.perf_counter()
-    found = sum(table.get(_key(i)) is not None for i in order)
-    return {"per second": len(order) / (time.perf_counter() - begin), "rows": float(found), "wanted": float(len(order))}
+    if what == "put":
+        store.put(state.keys, VALUE)
+        found = n
+    elif what == "batches":
+        store.batches(given, VALUE)
+        found = n
+    elif what == "get_many, files":
+        found = store.get_many(state.asked)
+    elif what == "scan":
+        found = store.scan()
+    else:
+        found = store.get(state.order)
+    return {"per second": n / (time.perf_counter() - begin), "rows": float(found), "wanted": n}
+
+
+def _fresh(state: State, who: str) -> None:
+    before = state.open_stores.pop(who, None)
+    if before is not None:
+        before.close()
+    store = next(s for s in state.stores if s.who == who)
+    state.open_stores[who] = store(state.folder / f"{who}.db", state.config)
+
+
+def _open(state: State) -> dict[str, float]:
+    begin = time.perf_counter()
+    db = lt.open(str(state.many), config=state.config.with_set("wal.sync=none"))
+    opened = time.perf_counter()
+    found = db["rows"].get(b"%016d" % 7) is not None
+    first = time.perf_counter()
+    db.close()
+    return {"ms": (opened - begin) * 1e3, "ms with first get": (first - begin) * 1e3, "rows": float(found), "wanted": 1.0}
 
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
@@ -134,9 +144,9 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
 
 
 def teardown(state: State) -> None:
-    for db in state.reads.values():
-        db.close()
-    for name in ("write.lsm", "read1.lsm", f"read{state.versions}.lsm"):
-        shutil.rmtree(state.folder / name, ignore_errors=True)
+    for store in state.open_stores.values():
+        store.close()
+    for path in (state.many, *(state.folder / f"{s.who}.db" for s in state.stores)):
+        shutil.rmtree(path, ignore_errors=True)
     if state.own_folder:
         shutil.rmtree(state.folder, ignore_errors=True)
