@@ -430,7 +430,7 @@ def _needed(package: str, what: str) -> Any:
 
 def _last(write: Write) -> Write:
     """Within a commit the last write of a key wins."""
-    if keyspace.is_sorted(write.keys):
+    if keyspace.distinct(write.keys):
         return write
     rows = keyspace.last_of_each(write.keys)
     if len(rows) == len(write.keys):

@@ -21,7 +21,7 @@ from . import memtable as memtables
 from .cache import Cache
 from .errors import ConflictError, InvalidArgumentError, TableNotFoundError
 from .lsm import commit as commits
-from .lsm import keyspace
+from .lsm import keyspace, short
 from .lsm.keyspace import Key
 from .lsm.segments import ALIVE, changes
 from .lsm.source import MemSource, Source
@@ -79,7 +79,7 @@ class TransactionTable(Table):
         return view.has(key)
 
     def put(self, key: Any, row: dict[str, Any] | None = None) -> int:
-        return self._put_long(key, row)
+        return self._transaction.version if self._transaction.take(self._id, key, row) else self._put_long(key, row)
 
     def _delete_one(self, key: Any) -> None:
         return None
@@ -102,6 +102,7 @@ class Transaction:
         self._own: dict[int, MemSource] = {}
         self._pending: dict[int, list[Write]] = {}
         self._reads: dict[int, _Reads] = {}
+        self._one: tuple[int, Key, bytes] | None = None  # a single row, while there is nothing else
         tree.pin(self)
 
     # -- reading and writing ---------------------------------------------------------------------
@@ -153,11 +154,40 @@ class Transaction:
 
     def view(self, table_id: int) -> View:
         self._check()
+        self._spill()
         table, own = self._state.tables[table_id], self._written(table_id)
         return View(table, self.version) if own is None else OverlayView(table, self.version, own)
 
+    def take(self, table_id: int, key: Any, row: dict[str, Any] | None) -> bool:
+        """Keep a row packed where it is all that the transaction does so far: alone it is committed the short way."""
+        self._check()
+        if self._one is not None or self._own or self._pending or self._reads:
+            return False
+        table = self._state.tables[table_id]
+        payload = short.pack(table, key, row)
+        if payload is not None:
+            self._one = (table_id, table.codec.scalar(key), payload)
+        return payload is not None
+
+    def _spill(self) -> None:
+        """The single row becomes one write of many."""
+        if self._one is not None:
+            (table_id, _, payload), self._one = self._one, None
+            table = self._state.tables[table_id]
+            self._pending[table_id] = [Write(table_id, *short.as_batch(table, payload))]
+
+    def _commit_one(self, wait: bool) -> Any:
+        """The answer of `commit`, or None where the row must go the long way."""
+        assert self._one is not None
+        table_id, key, payload = self._one
+        made = short.begin(self._tree, table_id, self._state.tables[table_id].format, payload, since=(key, self.version))
+        if made is None:
+            return None
+        return short.finish(self._tree, *made) if wait else short.later(self._tree, *made)
+
     def buffer(self, writes: Sequence[Write]) -> int:
         """Keep writes for the commit; answers the snapshot's version, for there is no other yet."""
+        self._spill()
         for write in writes:
             if write.batch.num_rows:
                 copy = Write(write.table, _copied(write.batch), _copied_array(write.keys))
@@ -192,6 +222,11 @@ class Transaction:
         """Commit; answers the version, or with ``wait=False`` a future of it that is done when the commit is durable and visible."""
         self._check()
         self.closed = True
+        if self._one is not None:
+            answer = self._commit_one(wait)
+            if answer is not None:
+                return answer
+            self._spill()
         if not self._own and not self._pending:
             return self._answer(self.version, wait)
         return self._tree.commit(self._prepare) if wait else self._tree.commit_later(self._prepare)
@@ -209,6 +244,7 @@ class Transaction:
         self.closed = True
         self._own.clear()
         self._pending.clear()
+        self._one = None
 
     def _prepare(self, head: Head) -> list[Write]:
         writes = []
@@ -280,7 +316,7 @@ class Transaction:
             self.rollback()
 
     def __repr__(self) -> str:
-        rows = sum(own.rows for own in self._own.values()) + sum(w.batch.num_rows for ws in self._pending.values() for w in ws)
+        rows = (self._one is not None) + sum(own.rows for own in self._own.values()) + sum(w.batch.num_rows for ws in self._pending.values() for w in ws)
         return f"<lsmtensor.Transaction at version {self.version}, {rows:,} rows written{', ended' if self.closed else ''}>"
 
 

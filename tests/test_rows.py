@@ -270,3 +270,38 @@ def test_the_record_of_an_older_schema_becomes_a_batch(tmp_path):
             short.replay(table._tree, {}, memoryview(payload), 9, path="log", offset=3)
         with pytest.raises(CorruptionError, match="compact rows"):
             short.replay(table._tree, known, memoryview(payload[:-1]), 9, path="log", offset=3)
+
+
+@both
+@given(st.lists(st.binary(max_size=3), max_size=40), st.lists(st.integers(-9, 9), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_distinct(kit, texts, numbers):
+    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    assert kit.distinct(np.frombuffer(b"".join(texts), np.uint8), offsets) == (len(set(texts)) == len(texts))
+    assert kit.distinct(np.array(numbers, np.int64), None) == (len(set(numbers)) == len(numbers))
+
+
+def test_a_transaction_of_one_row(tmp_path):
+    with lt.open(str(tmp_path / "x.lsm")) as db:
+        table = db.create_table("t", TEXT)
+        txn = db.transaction()
+        txn["t"].put("a", {"value": b"1"})
+        assert txn["t"].get("a") == {"key": "a", "value": b"1"} and table.get("a") is None
+        assert txn.commit() == db.version and table.get("a")["value"] == b"1"
+        first, second = db.transaction(), db.transaction()
+        first["t"].put("b", {"value": b"1"})
+        second["t"].put("b", {"value": b"2"})
+        assert first.commit(wait=False).result() == db.version
+        with pytest.raises(lt.ConflictError, match="key 'b'"):
+            second.commit()
+        row = {"value": b"3"}
+        with db.transaction() as txn:
+            txn["t"].put("c", row)
+            row["value"] = b"4"
+            txn["t"].put("c2", row)
+            txn["t"].delete("b")
+        assert [table.get(k) and table.get(k)["value"] for k in ("b", "c", "c2")] == [None, b"3", b"4"]
+        txn = db.transaction()
+        txn["t"].put("d", row)
+        txn.rollback()
+        assert "d" not in table

@@ -1,6 +1,6 @@
 """Single rows beside RocksDB and LMDB: 16-byte keys, 100-byte values, each commit handed to the operating system.
 
-Keys are random and asked for in another random order. "memory" reads what was just put, "files" the same merged into files.
+Keys are random and asked for in another random order. "memory" reads what was just put, "files" what was written in batches, merged into files.
 A get answers a dict of the row here and bytes there. "open" is a database of ten times the rows, opened and asked for one.
 """
 
@@ -98,12 +98,15 @@ def run(state: State, case: str) -> dict[str, float]:
     if what == "open":
         return _open(state)
     n = float(len(state.keys))
-    if what == "put":
+    if what in ("put", "batches"):
         _fresh(state, who)
     store = state.open_stores[who]
     if what == "get, files":
         store.settle()
+    if what.startswith("get"):
         store.get(state.order[: len(state.order) // 10])
+    if what.startswith("get_many"):
+        store.get_many(state.asked[:10])
     given = state.tables if who == "lsmtensor" else state.key_batches
     begin = time.perf_counter()
     if what == "put":

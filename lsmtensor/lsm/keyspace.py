@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .. import kernels
+from .. import kernels, rows
 from ..arrowbytes import binary_parts
 
 Key = int | bytes
@@ -70,6 +70,13 @@ def is_sorted(keys: pa.Array) -> bool:
     import pyarrow.compute as pc
 
     return bool(pc.all(pc.less(keys[:-1], keys[1:])).as_py())
+
+
+def distinct(keys: pa.Array) -> bool:
+    """Whether no key is there twice; O(n)."""
+    if is_int(keys):
+        return bool(rows.kit().distinct(int64_view(keys), None))
+    return bool(rows.kit().distinct(*binary_parts(keys)))
 
 
 def order(keys: pa.Array, seqs: np.ndarray | None = None) -> np.ndarray:
@@ -135,7 +142,7 @@ def last_of_each(keys: pa.Array) -> np.ndarray:
 
 def first_duplicate(keys: pa.Array) -> int | None:
     """The row of some key's second occurrence, or None; the message of a refused insert names it."""
-    if is_sorted(keys):
+    if distinct(keys):
         return None
     by_key = order(keys)
     again = same_as_previous(keys.take(pa.array(by_key)))

@@ -37,6 +37,14 @@ def pack(table: TableVersion, key: Any, row: dict[str, Any] | None, op: int = 1)
     return payload
 
 
+def as_batch(table: TableVersion, payload: bytes) -> tuple[pa.RecordBatch, pa.Array]:
+    """The rows of a payload as a physical batch without ``_seq``, and their keys."""
+    store = rows.kit().RowTable()
+    store.append(table.format, payload, 1)
+    batch, keys = to_batch(store, 0, store.rows, table.physical, table.codec.kind)
+    return batch.select([n for n in batch.schema.names if n != "_seq"]), keys
+
+
 def put(tree: Tree, table_id: int, key: Any, row: dict[str, Any] | None) -> int | None:
     """Commit one row; its version, or None where it must go the long way."""
     table = tree.state.tables.get(table_id)

@@ -763,6 +763,51 @@ cdef class RowTable:
         return made, seqs, ops
 
 
+def distinct(keys, offsets):
+    """Whether no key is there twice: int64 (n), or bytes with int32 offsets (n + 1). O(n); a wrong "twice" costs a sort."""
+    cdef const uint8_t[::1] data
+    cdef const int64_t[::1] ints
+    cdef const int32_t[::1] ends
+    cdef long n, i, size = 1024, at
+    cdef uint64_t hash
+    cdef uint64_t *seen
+    cdef uint8_t none = 0
+    cdef bint twice = False, whole_numbers = offsets is None
+    if offsets is None:
+        ints = keys
+        n = ints.shape[0]
+    else:
+        data, ends = keys, offsets
+        n = ends.shape[0] - 1
+    if offsets is None:
+        i = 1
+        while i < n and ints[i - 1] < ints[i]:
+            i += 1
+        if i >= n:
+            return True
+    while size < 2 * n:
+        size *= 2
+    seen = <uint64_t *>calloc(size, sizeof(uint64_t))
+    if seen == NULL:
+        raise MemoryError
+    with nogil:
+        for i in range(n):
+            if whole_numbers:
+                hash = mix64(<uint64_t>ints[i])
+            else:
+                hash = hash_bytes(&data[ends[i]] if ends[i + 1] > ends[i] else &none, ends[i + 1] - ends[i])
+            hash |= hash == 0
+            at = hash & (size - 1)
+            while seen[at] != 0 and seen[at] != hash:
+                at = (at + 1) & (size - 1)
+            if seen[at] == hash:
+                twice = True
+                break
+            seen[at] = hash
+    free(seen)
+    return not twice
+
+
 # -- rows in batches ------------------------------------------------------------------------------
 
 
@@ -921,7 +966,7 @@ cdef class FileRows:
 
     cdef bint _may_hold(self, uint64_t h) noexcept:
         """The filter's answer; the same arithmetic as the kernels' ``bloom_test`` and ``block_bloom_test``."""
-        cdef uint64_t size, step, start
+        cdef uint64_t size, step, start, bit
         cdef uint32_t a, b, at
         cdef int p
         if self.blocked:
@@ -937,7 +982,8 @@ cdef class FileRows:
         size = <uint64_t>self.bloom.shape[0] * 8
         step = ((h >> 32) | (h << 32)) | 1
         for p in range(self.probes):
-            if not (self.bloom[(h % size) >> 3] >> ((h % size) & 7)) & 1:
+            bit = h % size
+            if not (self.bloom[bit >> 3] >> (bit & 7)) & 1:
                 return False
             h = h + step
         return True

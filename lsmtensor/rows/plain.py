@@ -309,6 +309,12 @@ def _plain(keys: np.ndarray, offsets: np.ndarray | None) -> list[Any]:
     return [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
 
 
+def distinct(keys: np.ndarray, offsets: np.ndarray | None) -> bool:
+    """Whether no key is there twice: int64 (n), or bytes with int32 offsets (n + 1). O(n)."""
+    listed = _plain(keys, offsets)
+    return len(set(listed)) == len(listed)
+
+
 class Points:
     """One key in every source of a table, newest first: the first that knows the key settles it.
 

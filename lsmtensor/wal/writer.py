@@ -79,7 +79,7 @@ class WalWriter:
 
         The caller keeps others from appending meanwhile, so that modes which hold nothing back need no lock.
         """
-        if not self._plain or self._lost is not None:
+        if not self._plain or self._held or self._syncing or self._lost is not None:
             return self.append(version, time_ns, ROWS, [payload])
         end = self._end
         record = self._log_record(self.number, end, version, time_ns, ROWS, self._synced, payload)
@@ -177,7 +177,9 @@ class WalWriter:
     def _hold(self, buffers: list[Any], size: int) -> None:
         self._held += buffers
         self._end += size
-        if not self._buffered or self._end - self._written > BUFFER_BYTES:
+        # a write would wait for the sync under way, and be safe only with the next one anyhow: that one writes it
+        later = self._buffered or (self.waits and self._syncing)
+        if not later or self._end - self._written > BUFFER_BYTES:
             self._write_held()
 
     def _write_held(self) -> None:
