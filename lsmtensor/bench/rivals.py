@@ -1,4 +1,4 @@
-"""One key-value store behind one face, for ``point`` and ``ycsb``: lsmtensor, RocksDB through rocksdict, LMDB. Keys and values are bytes.
+"""One key-value store behind one face, for ``point``: lsmtensor, RocksDB through rocksdict, LMDB. Keys and values are bytes.
 
 Every store hands a commit to the operating system and does not wait for the disk: RocksDB's default, LMDB with ``sync=False``,
 ``wal.sync=none`` here.
@@ -53,9 +53,6 @@ class Ours:
     def scan(self) -> int:
         return sum(batch.num_rows for batch in self.table.scan())
 
-    def range(self, start: bytes, limit: int) -> int:
-        return sum(batch.num_rows for batch in self.table.scan(start=start, limit=limit))
-
     def settle(self) -> None:
         """What is held goes to files, merged."""
         self.db.compact()
@@ -94,14 +91,6 @@ class Rocks:
 
     def scan(self) -> int:
         return sum(1 for _ in self.db.items())
-
-    def range(self, start: bytes, limit: int) -> int:
-        found = 0
-        for _ in self.db.items(from_key=start):
-            found += 1
-            if found == limit:
-                break
-        return found
 
     def settle(self) -> None:
         self.db.flush()
@@ -143,17 +132,6 @@ class Lmdb:
     def scan(self) -> int:
         with self.env.begin() as txn:
             return sum(1 for _ in txn.cursor())
-
-    def range(self, start: bytes, limit: int) -> int:
-        found = 0
-        with self.env.begin() as txn:
-            cursor = txn.cursor()
-            cursor.set_range(start)
-            for _ in cursor:
-                found += 1
-                if found == limit:
-                    break
-        return found
 
     def settle(self) -> None:
         self.env.sync(True)

@@ -81,7 +81,7 @@ def begin(tree: Tree, table_id: int, format: Any, payload: bytes, only_if: Any =
         tree.make_room()
     with tree.writing:
         table = tree.state.tables.get(table_id)
-        if table is None or table.format is not format or tree.closed:
+        if table is None or table.format is not format or not table.short or tree.closed:
             return None
         if only_if is not None and not table.points.has(only_if, tree.logged):
             return tree.logged, tree.log, 0
