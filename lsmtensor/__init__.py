@@ -31,7 +31,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import codecs, indexes, kernels, quant
     from .config import RunConfig
-    from .database import Database, backups, open, restore
+    from .database import Database, backups, open, repair, restore
     from .dtypes import json, ragged, sparse, tensor
     from .lsm.integrity import verify_proof
     from .registry import register
@@ -56,6 +56,7 @@ _HOMES = {
     "open": "database",
     "ragged": "dtypes",
     "register": "registry",
+    "repair": "database",
     "restore": "database",
     "sparse": "dtypes",
     "tensor": "dtypes",
@@ -82,6 +83,6 @@ __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
     "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
-    "UnknownNameError", "VersionExpiredError", "backups", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "restore", "sparse",
+    "UnknownNameError", "VersionExpiredError", "backups", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "repair", "restore", "sparse",
     "tensor", "verify_proof",
 ]  # fmt: skip

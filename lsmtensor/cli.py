@@ -394,6 +394,37 @@ def verify(db: str) -> None:
 
 @main.command()
 @click.argument("db", metavar="DB")
+@click.option("--rate", default=20.0, show_default=True, help="Megabytes a second; 0: as fast as can be.")
+def scrub(db: str, rate: float) -> None:
+    """Check every byte slowly, beside a writer, and name every damaged file."""
+    import lsmtensor as lt
+
+    with lt.open(db, mode="r") as opened:
+        made = opened.scrub(rate * 1e6)
+        found = made.wait()
+    for why in found:
+        click.echo(str(why))
+    click.echo(f"{db}: {made.done:,} bytes, {len(found)} damaged files")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("db", metavar="DB")
+@click.argument("new", metavar="NEW")
+def repair(db: str, new: str) -> None:
+    """Salvage what verifies of a damaged database to a new one, and list the rest."""
+    import lsmtensor as lt
+
+    made = lt.repair(db, new)
+    for lost in made["lost"]:
+        rows = "" if lost["rows"] is None else f" ({lost['rows']:,} rows)"
+        click.echo(f"lost: {lost['path']} at offset {lost['offset']}: {lost['what']}{rows}")
+    click.echo(f"{new}: version {made['version']}, {made['tables']} tables, {made['rows']:,} rows, {len(made['lost'])} losses")
+
+
+@main.command()
+@click.argument("db", metavar="DB")
 @_settings
 def compact(db: str, config_path: str | None, settings: tuple[str, ...]) -> None:
     """Merge every table into one run and build its indexes."""

@@ -33,6 +33,8 @@ from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
 from .lsm.manifest import check_folder, create_folder
 from .lsm.recover import open_tree
+from .lsm.repair import repair as salvage
+from .lsm.scrub import Scrub
 from .lsm.segments import index_due
 from .lsm.state import State
 from .lsm.tree import Tree
@@ -43,7 +45,7 @@ from .schema import Schema
 from .search import declare
 from .snapshot import Container, HeadStore, Snapshot
 from .table import Table, TableView
-from .tensors import Tensors
+from .tensors import SYSTEM, Tensors
 from .transaction import Transaction
 from .transfer import schema_of
 
@@ -73,6 +75,16 @@ def restore(folder: str | os.PathLike[str], path: str | os.PathLike[str], *, num
     Every byte of the backup is checked first. Raises `NotADatabaseError` where there is none, `CorruptionError` for damage.
     """
     return restore_backup(env or _local(), os.fspath(folder), os.fspath(path), number)
+
+
+def repair(path: str | os.PathLike[str], new: str | os.PathLike[str], *, env: Env | None = None) -> dict[str, Any]:
+    """Salvage what verifies of a damaged database at ``path`` to a new one at ``new``; the damaged one is only read.
+
+    Versions, tags and indexes come along. Answers ``version``, ``tables``, ``rows`` and ``lost``: for each damage its path, offset,
+    what is wrong and how many rows it cost (None where nobody can know). A file that is wholly unreadable costs all its rows, a
+    damaged chunk the rows that lie in it, a damaged log record its commit. Raises `NotADatabaseError` where there is none.
+    """
+    return salvage(env or _local(), os.fspath(path), os.fspath(new), RunConfig(), {name: s.to_dict() for name, s in SYSTEM.items()})
 
 
 def backups(folder: str | os.PathLike[str], *, env: Env | None = None) -> list[dict[str, Any]]:
@@ -370,12 +382,20 @@ class Database(Container):
         self._tree.become_reader()
         self._finalizer = weakref.finalize(self, _release, self._tree, None, None, self._env, None)
 
-    def verify(self) -> dict[str, int]:
+    def verify(self, progress: Callable[[int], None] | None = None) -> dict[str, int]:
         """Check every byte of every file against its checksums and hash trees.
 
-        Returns counts: files, bytes, rows. Raises `CorruptionError` at the first damage. O(bytes).
+        Returns counts: files, bytes, rows. ``progress`` gets the bytes of each piece as it was checked. Raises `CorruptionError` at
+        the first damage. O(bytes).
         """
-        return verify_tree(self._tree)
+        return verify_tree(self._tree, progress)
+
+    def scrub(self, rate: float = 20e6) -> Scrub:
+        """`verify` in the background at ``rate`` bytes a second, past the first damage: ``db.scrub().wait()`` gives what was found.
+
+        Bytes that the system has in its cache are read from there, not from the disk.
+        """
+        return Scrub(self._tree, rate)
 
     def stats(self) -> dict[str, Any]:
         """Counts and bytes, by table and by cause."""

@@ -49,6 +49,8 @@ def test_looking_at_a_database(small):
     assert "docs: 2 rows, key id" in said and "text" in said
     assert json.loads(call("inspect", small, "--json"))["tables"]["docs"]["file_rows"] == 2
     assert "all right" in call("verify", small)
+    assert "0 damaged files" in call("scrub", small, "--rate", "0")
+    assert "0 losses" in call("repair", small, f"{small}-repaired")
     assert "docs: 1 runs, 2 rows" in call("compact", small)
 
 

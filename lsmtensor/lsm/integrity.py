@@ -7,11 +7,13 @@ path to the state root, and what chains that into the root of the layout.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError
+from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, StorageError
 from ..indexes import container
 from ..merkle import inclusion_path, leaf_hash, root_from_path
 from ..sstable.format import place
@@ -19,36 +21,68 @@ from ..wal.reader import read_wal
 from . import keyspace
 from .manifest import Manifest, file_path
 from .source import RunSource
-from .state import View
+from .state import State, View
 
 if TYPE_CHECKING:
     from .tree import Tree
 
 
-def verify_tree(tree: Tree) -> dict[str, int]:
-    """Check the manifest, logs, table files and segments; returns counts. Raises at the first damage."""
-    files = size = rows = 0
-    Manifest.read(tree.env, tree.path)
+Step = Callable[[int], None]
+
+
+def verify_tree(tree: Tree, step: Step | None = None, found: list[CorruptionError] | None = None) -> dict[str, int]:
+    """Check the manifest, logs, table files and segments; returns counts.
+
+    ``step`` gets the bytes of each piece that was checked. Raises at the first damage; with ``found`` every damaged file is put there
+    instead. Files that are retired meanwhile are left out.
+    """
+    counts = {"files": 0, "bytes": 0, "rows": 0}
     state, _ = tree.head()
+    for rows, check in _checks(tree, state, step or (lambda size: None)):
+        try:
+            counts["bytes"] += check()
+        except CorruptionError as why:
+            if found is None:
+                raise
+            found.append(why)
+        except StorageError as why:
+            if why.errno != errno.ENOENT or tree.read_only:
+                raise
+            continue
+        counts["files"] += 1
+        counts["rows"] += rows
+    return counts
+
+
+def _checks(tree: Tree, state: State, step: Step) -> Iterator[tuple[int, Callable[[], int]]]:
+    """(rows, what checks them and answers the bytes) of each file."""
+
+    def manifest() -> int:
+        Manifest.read(tree.env, tree.path)
+        return 0
+
+    def segment(path: str) -> int:
+        data = tree.env.open(path, kind="index").map()
+        container.unpack(data, where=path)
+        step(len(data))
+        return len(data)
+
+    def log(number: int) -> int:
+        for record in read_wal(tree.env, file_path(tree.path, "wal", number), number, state.layout.id):
+            step(record.end - record.offset)
+        return 0
+
+    yield 0, manifest
     for table in state.tables.values():
         for run in table.runs:
             for file in run.files:
-                size += file.reader.verify(file.ref.root)
-                rows += file.ref.rows
-                files += 1
-                for segment in file.ref.segments:
-                    path = f"{tree.path}/sst/{segment.file}"
-                    data = tree.env.open(path, kind="index").map()
-                    container.unpack(data, where=path)
-                    size += len(data)
-                    files += 1
+                yield file.ref.rows, lambda file=file: file.reader.verify(file.ref.root, step)  # type: ignore[misc]
+                for ref in file.ref.segments:
+                    yield 0, lambda ref=ref: segment(f"{tree.path}/sst/{ref.file}")  # type: ignore[misc]
     active = max(state.layout.wals, default=0)
     for number in state.layout.wals:
         if number != active or tree.read_only:
-            for _ in read_wal(tree.env, file_path(tree.path, "wal", number), number):
-                files += 0
-            files += 1
-    return {"files": files, "bytes": size, "rows": rows}
+            yield 0, lambda number=number: log(number)  # type: ignore[misc]
 
 
 def root_of(tree: Tree) -> str:

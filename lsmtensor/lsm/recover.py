@@ -12,7 +12,7 @@ from ..config import RunConfig
 from ..env.base import Env
 from ..errors import CorruptionError, FormatVersionError, StorageError
 from ..wal.format import ROWS
-from ..wal.reader import LogReader, read_wal, seal_wal
+from ..wal.reader import LogReader, WalRecord, read_wal, seal_wal
 from . import commit as commits
 from . import short
 from .columns import MADE
@@ -92,31 +92,10 @@ def _replay(tree: Tree) -> int:
         declared: dict[tuple[int, int], Any] = {}  # row formats whose schema the log told
         for record in log:
             last = record.version
-            tree.logged = max(tree.logged, record.version)
-            tree.clock_floor(record.time_ns)
-            if record.version > layout.version:
-                tree.note_time((record.version, record.time_ns))
-            if record.kind == ROWS:
-                old = short.replay(tree, declared, record.payload, record.version, path=name, offset=record.offset)
-                change = commits.Commit(parts=old)
-            else:
-                change = commits.decode(record.payload, path=name, offset=record.offset)
-            for table_id, batch in change.parts:
-                table = short.known_table(tree, table_id, record.version, name, record.offset)
-                if table is not None and record.version > table.state.flushed_seq:
-                    rows = commits.with_seq(batch, record.version)
-                    table.mems[0].memtable.add(rows, table.codec.encode(batch), record.version)
-            for table_id, entry in change.runs:
-                table = short.known_table(tree, table_id, record.version, name, record.offset)
-                run = Run.from_dict(entry)
-                numbers = {f.number for f in run.files}
-                highest = max(highest, *(n + 1 for n in numbers))
-                if table is not None and record.version > table.state.flushed_seq:
-                    # memtable rows older than the run must stay a source of their own, below it, and newer ones one above it
-                    tree.seal(table_id)
-                    if not numbers & known:
-                        tree.adopt_run(table_id, run)
-                        added.append((table_id, run))
+            for table_id, run, new in replay_record(tree, record, name, declared, known):
+                highest = max(highest, *(f.number + 1 for f in run.files))
+                if new:
+                    added.append((table_id, run))
         tree.note_log(number, last)
         _check_ends(tree, log, dict(layout.ends).get(number, 0))
         if not tree.read_only and not log.sealed:
@@ -127,6 +106,38 @@ def _replay(tree: Tree) -> int:
     tree.recovered_runs = added
     tree.show(tree.logged)
     return highest
+
+
+def replay_record(
+    tree: Tree, record: WalRecord, name: str, declared: dict[tuple[int, int], Any], known: set[int]
+) -> list[tuple[int, Run, bool]]:  # fmt: skip
+    """Put what no run holds of a commit into memtables; answers the runs that it refers to, and whether each was new to the layout."""
+    tree.logged = max(tree.logged, record.version)
+    tree.clock_floor(record.time_ns)
+    if record.version > tree.manifest.layout.version:
+        tree.note_time((record.version, record.time_ns))
+    if record.kind == ROWS:
+        old = short.replay(tree, declared, record.payload, record.version, path=name, offset=record.offset)
+        change = commits.Commit(parts=old)
+    else:
+        change = commits.decode(record.payload, path=name, offset=record.offset)
+    for table_id, batch in change.parts:
+        table = short.known_table(tree, table_id, record.version, name, record.offset)
+        if table is not None and record.version > table.state.flushed_seq:
+            rows = commits.with_seq(batch, record.version)
+            table.mems[0].memtable.add(rows, table.codec.encode(batch), record.version)
+    runs = []
+    for table_id, entry in change.runs:
+        table = short.known_table(tree, table_id, record.version, name, record.offset)
+        run = Run.from_dict(entry)
+        new = table is not None and record.version > table.state.flushed_seq and not {f.number for f in run.files} & known
+        if table is not None and record.version > table.state.flushed_seq:
+            # memtable rows older than the run must stay a source of their own, below it, and newer ones one above it
+            tree.seal(table_id)
+        if new:
+            tree.adopt_run(table_id, run)
+        runs.append((table_id, run, new))
+    return runs
 
 
 def _check_ends(tree: Tree, log: LogReader, end: int) -> None:

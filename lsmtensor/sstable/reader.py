@@ -406,29 +406,35 @@ class TableReader:
 
     # -- whole -----------------------------------------------------------------------------------
 
+    def identity(self) -> tuple[int, str]:
+        """(bytes, root of the stored hash tree in hex, empty without one). O(chunks), the chunks are not read."""
+        return len(self._map), merkle_root(self.leaves(), self._kind).hex() if self._kind != "none" else ""
+
     def check_is(self, size: int, root: str) -> None:
-        """Whether this is the file that the layout means, by size and stored hash tree; O(chunks), the chunks not read."""
-        if len(self._map) != size:
-            raise self._bad(f"the file has {len(self._map)} bytes, the layout says {size}", min(size, len(self._map)))
-        if root and merkle_root(self.leaves(), self._kind).hex() != root:
-            raise self._bad("the root of the hash tree is not the one in the layout: this is the file of another database or time")
+        """Whether this is the file that the layout means, by its identity."""
+        has, made = self.identity()
+        if has != size or made != root:
+            raise self._bad("size or hash-tree root is not as in the layout: this is the file of another database or time", min(size, has))
 
     def leaves(self) -> list[bytes]:
         """The stored leaf hashes, and the one of the directory last."""
         return [bytes(self._leaves[i : i + 32]) for i in range(0, len(self._leaves), 32)] + [leaf_hash(self._directory, self._kind)]
 
-    def verify(self, root: str) -> int:
-        """Check every byte against the checksums and the hash tree; returns how many. O(bytes)."""
+    def verify(self, root: str, step: Callable[[int], None] | None = None) -> int:
+        """Check every byte against the checksums and the hash tree; returns how many. ``step`` gets the bytes of each chunk. O(bytes)."""
         size = len(self._map)
         self._checks.forget()
-        self._check(0, self._chunks_end)
-        if self._kind != "none":
-            leaves = []
-            for at in range(0, self._chunks_end, self._chunk):
-                data = self._map[at : min(at + self._chunk, self._chunks_end)]
-                leaves.append(self._leaf(at, data))
+        leaves = []
+        for at in range(0, self._chunks_end, self._chunk):
+            end = min(at + self._chunk, self._chunks_end)
+            self._check(at, end)
+            if self._kind != "none":
+                leaves.append(self._leaf(at, self._map[at:end]))
                 if leaves[-1] != bytes(self._leaves[len(leaves) * 32 - 32 : len(leaves) * 32]):
                     raise self._bad(f"chunk {len(leaves) - 1} differs from its leaf in the hash tree", at)
+            if step is not None:
+                step(end - at)
+        if self._kind != "none":
             leaves.append(leaf_hash(self._directory, self._kind))
             if merkle_root(leaves, self._kind).hex() != root:
                 raise self._bad("the root of the hash tree is not the one in the layout")

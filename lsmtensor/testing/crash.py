@@ -79,7 +79,9 @@ def _look(
     tried._seen.add(state.digest())
     tried.checked += 1
     if recovery_every and tried.checked % recovery_every == 0:
-        _lose_again(tried, after.crash(keep=1), right, config, where)
+        _lose_again(tried, after.kill(), right, config, where)
+        # killed, not cut off: what recovery reads is not all safe yet
+        _lose_again(tried, env.kill(), right, config, f"{where}, killed only")
     try:
         workload.check(after, right, config)
     except Exception as why:  # whatever it is, it is a finding
@@ -98,7 +100,16 @@ def _lose_again(tried: Tried, env: FaultyEnv, right: list[Model], config: RunCon
 
     env.watch(lose)
     try:
-        open_database(workload.PATH, env=env, config=config)  # not closed: the power is lost
+        db = open_database(workload.PATH, env=env, config=config)
+        env.heal()
+        shown = workload.held(db)
+        workload.write(db)
+        # what a recovery showed must outlive the power as the commits after it do
+        with open_database(workload.PATH, env=env.crash(keep=0), config=config) as again:
+            kept = workload.held(again)
+        kept.tables.pop("after"), kept.indexes.pop("after")
+        if kept != shown:
+            raise AssertionError(f"recovered {workload.told(shown)}, which a power loss after the next commit turned into {workload.told(kept)}")
     except Exception as why:
         tried.wrong.append(f"{where}: {type(why).__name__}: {why}")
 

@@ -68,12 +68,12 @@ def damages(env: MemoryEnv, other: MemoryEnv, every: int, faults: tuple[str, ...
         if "swapped" in faults:
             for twin in names:
                 if twin > name and kind_of(twin) == kind:
-                    copy = with_file(env, name, bytes(env.files[twin].data))
-                    yield kind, "swapped", f"{twin} also in the place of {name}", copy
-                    yield kind, "swapped", f"{name} and {twin} swapped", with_file(copy, twin, data)
+                    theirs = bytes(env.files[twin].data)
+                    yield kind, "swapped", f"{twin} also in the place of {name}", with_file(env, name, theirs)
+                    yield kind, "swapped", f"{name} and {twin} swapped", with_file(with_file(env, name, theirs), twin, data)
         if "foreign" in faults:
-            for theirs in (n for n in sorted(other.files) if kind_of(n) == kind and bytes(other.files[n].data) != data):
-                yield kind, "foreign", f"{theirs} of another database in the place of {name}", with_file(env, name, bytes(other.files[theirs].data))
+            for alien in (n for n in sorted(other.files) if kind_of(n) == kind and bytes(other.files[n].data) != data):
+                yield kind, "foreign", f"{alien} of another database in the place of {name}", with_file(env, name, bytes(other.files[alien].data))
 
 
 def _changed(fault: str, data: bytes, first: int, every: int) -> Iterator[tuple[int, bytes]]:
@@ -140,4 +140,4 @@ def read(env: MemoryEnv, right: list[Model]) -> str:
     except Exception as why:
         return f"{type(why).__name__}: {why}"
     same = held == right[0] if len(right) == 1 else any((held.tables, held.tensors) == (r.tables, r.tensors) for r in right)
-    return "right" if same else f"another answer: {workload._told(held)} instead of {workload._told(right[-1])}"
+    return "right" if same else f"another answer: {workload.told(held)} instead of {workload.told(right[-1])}"

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..config import RunConfig
-from ..database import Database
+from ..database import Database, backups
 from ..database import open as open_database
 from ..dtypes import tensor
 from ..env.base import Env
@@ -222,8 +222,9 @@ def _rows(tables: Any) -> dict[str, dict[Any, tuple[Any, ...]]]:
     for name in tables.tables:
         if name.startswith("_"):
             continue
-        columns = tables[name].to_numpy() if name == "docs" else tables[name].to_arrow().to_pydict()
-        if name == "docs":
+        vectors = "v" in tables[name].schema.names
+        columns = tables[name].to_numpy() if vectors else tables[name].to_arrow().to_pydict()
+        if vectors:
             found[name] = {int(i): (int(n), *v) for i, n, v in zip(columns["id"], columns["n"], columns["v"], strict=True)}
         else:
             found[name] = {w: (n,) for w, n in zip(columns["word"], columns["n"], strict=True)}
@@ -235,20 +236,30 @@ def check(env: Env, allowed: list[Model], config: RunConfig = CONFIG) -> None:
     with open_database(PATH, env=env, config=config) as db:
         found = held(db)
         if found not in allowed:
-            raise AssertionError(f"{_told(found)} is none of {[_told(m) for m in allowed]}")
+            raise AssertionError(f"{told(found)} is none of {[told(m) for m in allowed]}")
         db.verify()
-        _write(db)
+        write(db)
         if db["after"].get("word") != {"word": "word", "n": db.version}:
             raise AssertionError(f"the commit after the fault reads {db['after'].get('word')}")
 
 
-def _write(db: Database) -> None:
+    for copy in ("copy", *(f"saved/{made['number']:06d}" for made in backups("saved", env=env))):
+        if env.exists(f"{copy}/CURRENT"):
+            with open_database(copy, "r", env=env, config=config) as db:
+                db.verify()
+                if "docs" not in db or not db["docs"].count():
+                    raise AssertionError(f"{copy} is there and empty")
+
+
+def write(db: Database) -> None:
+    """A commit to a table of its own, ``after``."""
     if "after" not in db:
         db.create_table("after", WORDS)
     db["after"].put("word", {"n": db.version + 1})
 
 
-def _told(model: Model) -> str:
+def told(model: Model) -> str:
+    """A model in a line."""
     rows = ", ".join(f"{name}: {len(rows)} rows, sum {sum(hash(r) for r in rows.items()) % 9973}" for name, rows in model.tables.items())
     return f"<{rows}; arrays {sorted(model.tensors)}; tags {sorted(model.tags)}; indexes {model.indexes}>"
 

@@ -116,6 +116,26 @@ class LogReader:
             at += step
 
 
+def salvage_wal(env: Env, path: str, number: int) -> Iterator[WalRecord | CorruptionError]:
+    """Every record that reads, also behind damage, and an error for each stretch that does not. The header is not needed."""
+    log = LogReader.__new__(LogReader)
+    log.path, log.number, log._data = path, number, env.open(path, kind="wal").map()
+    data, at = log._data, HEADER_BYTES
+    while at < len(data):
+        frame = decode_frame(data, at, number)
+        payload = None if frame is None else payload_of(data, frame)
+        if frame is not None and payload is not None:
+            if frame.kind != END:
+                yield WalRecord(frame.version, frame.time_ns, frame.kind, payload, at, frame.end)
+            at = frame.end
+            continue
+        after = next((f.offset for f in log._frames(at + 1) if payload_of(data, f) is not None), None)
+        if after is None:
+            return  # a torn end is normal
+        yield CorruptionError(f"{after - at} bytes of the log hold no record that reads", path, at)
+        at = after
+
+
 def seal_wal(env: Env, path: str, log: LogReader, *, cause: str = "recovery") -> None:
     """Make what was read final: cut the torn tail, write again what no record promises, append the end record, sync.
 
