@@ -31,7 +31,8 @@ from .errors import (
 if TYPE_CHECKING:
     from . import codecs, indexes, kernels, quant
     from .config import RunConfig
-    from .database import Database, backups, open, repair, restore
+    from .copies import backups, repair, restore
+    from .database import Database, open
     from .dtypes import json, ragged, sparse, tensor
     from .lsm.integrity import verify_proof
     from .registry import register
@@ -51,13 +52,13 @@ _HOMES = {
     "NamedTensor": "tensors",
     "Transaction": "transaction",
     "optimal_chunks": "tensors",
-    "backups": "database",
+    "backups": "copies",
     "json": "dtypes",
     "open": "database",
     "ragged": "dtypes",
     "register": "registry",
-    "repair": "database",
-    "restore": "database",
+    "repair": "copies",
+    "restore": "copies",
     "sparse": "dtypes",
     "tensor": "dtypes",
     "verify_proof": "lsm.integrity",

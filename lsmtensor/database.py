@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from . import notebook
 from .config import RunConfig
+from .copies import local_env
 from .env.base import Env
 from .errors import (
     ConflictError,
@@ -26,14 +27,12 @@ from .errors import (
     VersionExpiredError,
 )
 from .lsm import past, readers, retention, space
-from .lsm.backup import backups as listed_backups
-from .lsm.backup import make_backup, restore_backup
+from .lsm.backup import make_backup
 from .lsm.branch import make_branch
 from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
 from .lsm.manifest import check_folder, create_folder
 from .lsm.recover import open_tree
-from .lsm.repair import repair as salvage
 from .lsm.scrub import Scrub
 from .lsm.segments import index_due
 from .lsm.state import State
@@ -45,7 +44,7 @@ from .schema import Schema
 from .search import declare
 from .snapshot import Container, HeadStore, Snapshot
 from .table import Table, TableView
-from .tensors import SYSTEM, Tensors
+from .tensors import Tensors
 from .transaction import Transaction
 from .transfer import schema_of
 
@@ -66,36 +65,7 @@ def open(  # noqa: A001 - the name users know
     """
     if mode not in ("a", "x", "r"):
         raise InvalidArgumentError(f"mode={mode!r}; give 'a' (open or create), 'x' (create only) or 'r' (read only)")
-    return Database(env or _local(), os.fspath(path), mode, config or RunConfig())
-
-
-def restore(folder: str | os.PathLike[str], path: str | os.PathLike[str], *, number: int | None = None, env: Env | None = None) -> int:
-    """Copy a backup (the last unless ``number`` names one) to a new database at ``path``; returns its version.
-
-    Every byte of the backup is checked first. Raises `NotADatabaseError` where there is none, `CorruptionError` for damage.
-    """
-    return restore_backup(env or _local(), os.fspath(folder), os.fspath(path), number)
-
-
-def repair(path: str | os.PathLike[str], new: str | os.PathLike[str], *, env: Env | None = None) -> dict[str, Any]:
-    """Salvage what verifies of a damaged database at ``path`` to a new one at ``new``; the damaged one is only read.
-
-    Versions, tags and indexes come along. Answers ``version``, ``tables``, ``rows`` and ``lost``: for each damage its path, offset,
-    what is wrong and how many rows it cost (None where nobody can know). A file that is wholly unreadable costs all its rows, a
-    damaged chunk the rows that lie in it, a damaged log record its commit. Raises `NotADatabaseError` where there is none.
-    """
-    return salvage(env or _local(), os.fspath(path), os.fspath(new), RunConfig(), {name: s.to_dict() for name, s in SYSTEM.items()})
-
-
-def backups(folder: str | os.PathLike[str], *, env: Env | None = None) -> list[dict[str, Any]]:
-    """The finished backups of a folder, oldest first: number, version, and time_ns of the version."""
-    return listed_backups(env or _local(), os.fspath(folder))
-
-
-def _local() -> Env:
-    from .env.local import LocalEnv
-
-    return LocalEnv()
+    return Database(env or local_env(), os.fspath(path), mode, config or RunConfig())
 
 
 class Database(Container):

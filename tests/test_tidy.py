@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
     {"table"},
     {"tensor_rows", "exchange"},
     {"tensors"},
-    {"transaction", "snapshot"},
+    {"transaction", "snapshot", "copies"},
     {"database"},
     {"inspecting"},
     {"testing"},

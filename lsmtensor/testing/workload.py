@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..config import RunConfig
-from ..database import Database, backups
+from ..copies import backups
+from ..database import Database
 from ..database import open as open_database
 from ..dtypes import tensor
 from ..env.base import Env
