@@ -229,8 +229,7 @@ class CodedRows:
             self.bits = 4 if "factors" in arrays else 8
         lines = -(-self.dim * self.bits // (8 * LINE))
         wanted: dict[str, tuple[tuple[int, ...], Any]] = {"mean": ((self.dim,), np.float32), "step": ((1,), np.float32)}
-        if n:
-            wanted["codes"] = (n, lines * LINE), np.uint8
+        wanted["codes"] = (n, lines * LINE), np.uint8
         if self.metric == IP:
             wanted["lift"] = (2,), np.float32
         floats = {"squares": self.metric in (L2, COSINE), "factors": self.bits == 4, "scale": self.metric == COSINE}
