@@ -28,6 +28,7 @@ from .lsm.unique import guarded
 from .scanning import bound, columns_of, limited, project, scanned
 from .schema import Schema
 from .search.dense import search_view
+from .sstable.coded import rounded
 from .transfer import read, write
 
 BATCH_ROWS = 65536
@@ -385,6 +386,9 @@ class Table(TableView, Alterable):
         return short.delete(self._tree, self._id, key)
 
     def _put(self, view: View, batch: pa.RecordBatch) -> Write:
+        for column in view.table.schema.columns:
+            if column.quant is not None:
+                batch = rounded(batch, column.name, column.quant)
         keys = view.table.codec.encode(batch)
         return Write(self._id, physical_batch(view, batch, keys, 1), keys)
 

@@ -271,3 +271,82 @@ def test_decoded_groups_are_kept_within_the_limit(tmp_path):
         for key in range(0, 20_000, 50):
             db["t"].get(key)
         assert 0 < db.stats()["cache"]["bytes"] <= db.stats()["cache"]["limit"] == 1 << 20
+
+
+# -- codes instead of values ---------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["int8", "fp16", "bf16"]), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(-30, 30), st.integers(0, 4))
+def test_values_that_were_rounded_have_exact_codes(spec, dim, seed, magnitude, power):
+    x = (np.random.default_rng(seed).normal(size=(50, dim)) ** power * 10.0**magnitude).astype(np.float32)
+    quantizer = lt.quant.create(spec, dim)
+    once = quantizer.decode(quantizer.encode(x))
+    assert bits(quantizer.decode(quantizer.encode(once))) == bits(once)
+
+
+@pytest.mark.parametrize("codec", [None, "zstd"])
+@pytest.mark.parametrize("spec", ["int8", "fp16", "bf16"])
+def test_columns_of_codes(tmp_path, spec, codec):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 8, 12)).astype(np.float32)
+    values = [None if i % 50 == 7 else v for i, v in enumerate(x)]
+    schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("v", lt.tensor("float32", (8, 12)), quant=spec, keep_full=False, codec=codec)], "id")
+    quantizer = lt.quant.create(spec, 96)
+    wanted = quantizer.decode(quantizer.encode(x.reshape(-1, 96))).reshape(x.shape)
+
+    def same(db):
+        table = db["t"].to_arrow()
+        there = table.column("v").is_valid().to_numpy()
+        assert there.sum() == 2940 and bits(lt.schema.column_numpy(table.column("v"))[there]) == bits(wanted[there])
+        assert bits(db["t"].get(8)["v"]) == bits(wanted[8]) and db["t"].get(7)["v"] is None
+
+    with lt.open(tmp_path / "a.lsm") as db:
+        table = db.create_table("t", schema)
+        table.upsert({"id": np.arange(2000), "v": values[:2000]})
+        first = db.version
+        db.flush()
+        with db.transaction() as txn:
+            txn["t"].upsert({"id": np.arange(1500, 2999), "v": values[1500:2999]})
+            assert bits(txn["t"].get(2500)["v"]) == bits(wanted[2500])
+        db["t"].put(2999, {"v": x[2999]})
+        same(db)
+        assert bits(db.at(version=first)["t"].get(1999)["v"]) == bits(wanted[1999])
+        table.update([8], {"v": [table.get(8)["v"]]})  # what was read and is written again stays
+        db.flush()
+        same(db)
+        db.compact()
+        same(db)
+        size = db.stats()["tables"]["t"]["file_bytes"]
+        assert size < (0.4 if spec == "int8" else 0.7) * x.nbytes
+        for bad in (np.nan, np.inf):
+            with pytest.raises(lt.SchemaError, match="column 'v', quant"):
+                table.upsert({"id": [0], "v": np.full((1, 8, 12), bad, np.float32)})
+    with lt.open(tmp_path / "a.lsm") as db:
+        same(db)
+        assert db.verify()
+
+
+def test_search_sees_what_codes_stand_for(tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(500, 32)).astype(np.float32)
+    schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("v", lt.tensor("float32", (32,)), quant="int8", keep_full=False)], "id")
+    with lt.open(tmp_path / "a.lsm", config=lt.RunConfig().with_set("index.min_rows=100")) as db:
+        table = db.create_table("t", schema, indexes={"v": "hnsw(m=8)"})
+        table.upsert({"id": np.arange(500), "v": x})
+        before = table.search(x[5], k=5)
+        db.compact()
+        assert table.search(x[5], k=5, ef=400).equals(before)
+        seen = table.get(5)["v"]
+        distance = before.column("_distance")[0].as_py()
+        assert abs(distance - np.sqrt(((seen - x[5]) ** 2).sum())) < 1e-5 or abs(distance - ((seen - x[5]) ** 2).sum()) < 1e-5 or distance < 1e-4
+
+
+def test_quantizers_that_columns_do_not_take(tmp_path):
+    for spec, kind, keep, words in (
+        ("int8", lt.tensor("float32", (4,)), True, "keep_full=False"), ("pq(m=2)", lt.tensor("float32", (4,)), False, "learn nothing"),
+        ("int8(affine=True)", lt.tensor("float32", (4,)), False, "learn nothing"), ("int8", lt.tensor("float16", (4,)), False, "float32 tensors"),
+        ("int9", lt.tensor("float32", (4,)), False, "did you mean"),
+    ):  # fmt: skip
+        with lt.open(tmp_path / "a.lsm") as db, pytest.raises(lt.LsmTensorError, match=words):
+            db.create_table("t", lt.Schema([lt.Column("id", pa.int64()), lt.Column("v", kind, quant=spec, keep_full=keep)], "id"))

@@ -20,7 +20,7 @@ from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError
 from ..indexes import container
 from ..schema import Column, Schema
-from ..sstable.coded import check_codec
+from ..sstable.coded import check_codec, check_quant
 from . import ops
 from .columns import MADE
 from .expiry import option_of
@@ -42,7 +42,7 @@ def check_stored(column: Column) -> None:
     if column.codec is not None:
         check_codec(column.name, column.codec)
     if column.quant is not None:
-        raise InvalidArgumentError(f"column {column.name!r} asks for quant={column.quant}; table files hold full values only: leave it out")
+        check_quant(column.name, column.type, column.quant, column.keep_full)
 
 
 def add_column(tree: Tree, table: int, column: Column, value: Any, columns: Sequence[str] | None) -> int:

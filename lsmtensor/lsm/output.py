@@ -38,9 +38,9 @@ def write_files(
     return tuple(files)
 
 
-def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, str]:
+def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, coded.Chain]:
     """The codecs of columns in a new file: their own; of tensors and of named arrays without one, what merges are asked for."""
-    made = {c.name: c.codec for c in table.schema.columns if c.codec is not None and c.codec != "none"}
+    made = {c.name: coded.Chain(c.codec or "none", c.quant) for c in table.schema.columns if (c.codec or "none") != "none" or c.quant is not None}
     cold = config.compaction.codec
     if cause == "compaction" and cold != "none":
         coded.check_codec("of tensors", cold)
@@ -48,7 +48,7 @@ def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, s
             # large_binary is what chunks of named arrays are kept in
             tensors = isinstance(column.type, (TensorType, RaggedType, SparseType)) or column.type == pa.large_binary()
             if tensors and column.codec is None:
-                made[column.name] = cold
+                made[column.name] = coded.Chain(cold, column.quant)
     return made
 
 

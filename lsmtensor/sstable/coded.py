@@ -9,43 +9,105 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from .. import codecs
 from ..arrowtake import one_chunk, take_array
-from ..errors import CorruptionError, InvalidArgumentError
+from ..convert_tensors import dtype_shape
+from ..dtypes import TensorType
+from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError, SchemaError
 from . import ipc
+
+if TYPE_CHECKING:
+    from ..quant import Quantizer
 
 GROUP_BYTES = 65536
 SAMPLE_BYTES = 65536
-_HEAD, _NODE, _BUFFER = struct.Struct("<QHHI"), struct.Struct("<QQ"), struct.Struct("<QQB7x")
+ROUNDING = ("int8", "fp16", "bf16")  # values that were decoded once give the same codes again
+_HEAD, _NODE, _BUFFER = struct.Struct("<QHHI"), struct.Struct("<QQ"), struct.Struct("<QQBB6x")
+PLAIN, CODES = 0, 1  # what a buffer is: its bytes, or codes of a quantizer for them
+
+
+class Chain(NamedTuple):
+    """How a column is stored: a codec, over the codes of a quantizer where its values were rounded to such."""
+
+    codec: str = "none"
+    quant: str | None = None
 
 
 class Coded(pa.ExtensionType):
     """Groups of values of ``field``'s type under a codec."""
 
-    def __init__(self, field: pa.Field, codec: str) -> None:
-        self.field, self.codec = field, codec
+    def __init__(self, field: pa.Field, codec: str, quant: str | None = None) -> None:
+        self.field, self.codec, self.quant = field, codec, quant
         super().__init__(pa.large_binary(), "lsmtensor.coded")
 
     def __arrow_ext_serialize__(self) -> bytes:
         described = base64.b64encode(pa.schema([self.field]).serialize().to_pybytes()).decode()
-        return json.dumps({"codec": self.codec, "field": described}).encode()
+        return json.dumps({"codec": self.codec, "field": described} | ({"quant": self.quant} if self.quant else {})).encode()
+
+    def quantizer(self) -> Quantizer | None:
+        """What its values were rounded by when they were committed."""
+        return None if self.quant is None else _quantizer(self.quant, math.prod(dtype_shape(self.field.type)[1]))
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Coded:
         value = json.loads(serialized)
         if storage_type != pa.large_binary():
             raise InvalidArgumentError(f"extension lsmtensor.coded over {storage_type}; wanted large_binary")
-        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]))
+        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]), value.get("quant"))
 
 
 pa.register_extension_type(Coded(pa.field("values", pa.int8()), "none"))
+
+
+@lru_cache(64)
+def _quantizer(spec: str, dim: int) -> Quantizer:
+    from .. import quant
+
+    return quant.create(spec, dim)
+
+
+def check_quant(column: str, kind: Any, spec: str, keep_full: bool) -> None:
+    """Raises where a column's values cannot be kept as codes alone."""
+    if keep_full:
+        raise InvalidArgumentError(f"column {column!r}: quant={spec!r} beside full values; give keep_full=False to keep codes alone, or quant= to an index for codes to search by")
+    if not isinstance(kind, TensorType) or kind.dtype != "float32":
+        raise InvalidArgumentError(f"column {column!r}: quant={spec!r} of a {kind} column; codes stand for float32 tensors")
+    made = _quantizer(spec, kind.size)
+    if made.name not in ROUNDING or not made.fitted or getattr(made, "affine", False):
+        raise InvalidArgumentError(f"column {column!r}: quant={spec!r}; rows are kept as {', '.join(ROUNDING)}, which learn nothing and give back what they gave before; others are for indexes")
+
+
+def rounded(batch: pa.RecordBatch, column: str, spec: str) -> pa.RecordBatch:
+    """The batch with a tensor column's values as the codes will have them; what is under a null is zero. O(bytes)."""
+    at = batch.schema.get_field_index(column)
+    array = batch.column(at)
+    values, valid = _zeroed(array)
+    try:
+        quantizer = _quantizer(spec, values.shape[1])
+        made = quantizer.decode(quantizer.encode(values))
+    except SchemaError as why:
+        raise SchemaError(f"column {column!r}, quant={spec}: {why}") from why
+    mask = None if valid.all() else pa.array(~valid)
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(made.reshape(-1)), type=array.type.storage_type, mask=mask)
+    return batch.set_column(at, batch.schema.field(at), pa.ExtensionArray.from_storage(array.type, storage))
+
+
+def _zeroed(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """((rows, values) of a float32 tensor column, those under a null 0; bool: rows that are there)."""
+    storage, width = array.storage, array.storage.type.list_size
+    values = storage.values.slice(storage.offset * width, len(storage) * width)
+    flat = values.to_numpy(zero_copy_only=False).reshape(len(storage), width)
+    valid = np.ones(len(storage), bool) if storage.null_count == 0 else storage.is_valid().to_numpy(zero_copy_only=False)
+    return (flat if valid.all() else np.where(valid[:, None], flat, np.float32(0))), valid
 
 
 def check_codec(column: str, codec: str) -> None:
@@ -58,9 +120,9 @@ def check_codec(column: str, codec: str) -> None:
         raise InvalidArgumentError(f"column {column!r}: codec={codec!r}; xor compares versions of a named array, a row of a table has no older bytes to compare with")
 
 
-def stored_schema(schema: pa.Schema, chains: dict[str, str]) -> pa.Schema:
+def stored_schema(schema: pa.Schema, chains: dict[str, Chain]) -> pa.Schema:
     """The columns as the file holds them."""
-    fields = [f.with_type(Coded(f, chains[f.name])).with_nullable(False) if f.name in chains else f for f in schema]
+    fields = [f.with_type(Coded(f, *chains[f.name])).with_nullable(False) if f.name in chains else f for f in schema]
     return pa.schema(fields, schema.metadata)
 
 
@@ -81,10 +143,14 @@ def encode_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 def encode(array: pa.Array, kind: Coded) -> pa.Array:
     n = len(array)
     storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+    quantizer = kind.quantizer()
+    if quantizer is not None and storage.null_count:
+        values, valid = _zeroed(array)
+        storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=storage.type, mask=pa.array(~valid))
     rows = max(1, GROUP_BYTES * n // max(1, storage.nbytes))
     sizes, parts = np.zeros(n + 1, np.int64), []
     for start in range(0, n, rows):
-        group = _packed(storage.slice(start, rows), kind.codec)
+        group = _packed(storage.slice(start, rows), kind.codec, quantizer)
         sizes[start + 1] = sum(len(p) for p in group)
         parts += group
     data = np.concatenate([np.empty(0, np.uint8), *(np.frombuffer(p, np.uint8) for p in parts)])
@@ -92,20 +158,36 @@ def encode(array: pa.Array, kind: Coded) -> pa.Array:
     return pa.ExtensionArray.from_storage(kind, made)
 
 
-def _packed(rows: pa.Array, codec: str) -> list[Any]:
-    """The header of a group and its buffers."""
+def _packed(rows: pa.Array, codec: str, quantizer: Quantizer | None) -> list[Any]:
+    """The header of a group and its buffers. Values become codes only where those give back every bit."""
     nodes: list[tuple[int, int]] = []
     buffers: list[Any] = []
     ipc.column_buffers(rows, nodes, buffers)
-    described, body = [], []
+    described: list[bytes] = []
+    body: list[np.ndarray] = []
     for buffer, width in zip(buffers, _widths(rows.type), strict=True):
         raw = np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+        how = PLAIN
+        if quantizer is not None and len(body) == len(buffers) - 1:
+            values = raw.view(np.float32).reshape(len(rows), -1)
+            codes = _codes_of(values, quantizer)
+            if codes is not None:
+                raw, width, how = codes.reshape(-1), 1, CODES
         width = width or _guessed(raw, codec)
         small = codecs.create(codec, width).encode(raw)
         body.append(raw if small is None else np.ascontiguousarray(small))
-        described.append(_BUFFER.pack(len(raw), len(body[-1]), width))
+        described.append(_BUFFER.pack(len(raw), len(body[-1]), width, how))
     head = _HEAD.pack(len(rows), len(nodes), len(buffers), 0)
     return [head + b"".join(_NODE.pack(*node) for node in nodes) + b"".join(described), *body]
+
+
+def _codes_of(values: np.ndarray, quantizer: Quantizer) -> np.ndarray | None:
+    """The codes that stand for exactly these values; None where there are none."""
+    try:
+        codes = quantizer.encode(values)
+    except SchemaError:
+        return None  # a value that rows had before the column was there
+    return codes if np.array_equal(quantizer.decode(codes).view(np.uint32), values.view(np.uint32)) else None
 
 
 def _widths(kind: pa.DataType) -> list[int]:
@@ -196,7 +278,7 @@ class Groups:
         try:
             made = _unpacked(self.data[low:high], self.kind)
             made.validate()
-        except (struct.error, pa.ArrowException, OSError, ValueError) as why:
+        except (struct.error, pa.ArrowException, OSError, ValueError, LsmTensorError) as why:
             raise CorruptionError(f"group {group} of column {self.kind.field.name!r} does not parse ({why})") from why
         if len(made) != rows:
             raise CorruptionError(f"group {group} of column {self.kind.field.name!r} has {len(made)} rows; wanted {rows}")
@@ -220,16 +302,22 @@ def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
     at += nodes * _NODE.size
     described = [_BUFFER.unpack_from(data, at + i * _BUFFER.size) for i in range(buffers)]
     at += buffers * _BUFFER.size
-    if at + sum(stored for _, stored, _ in described) != len(data) or any(stored > raw for raw, stored, _ in described):
+    if at + sum(d[1] for d in described) != len(data) or any(stored > raw for raw, stored, *_ in described):
         raise ValueError("its buffers are not as long as they say")
     parts, places, end = [], [], 0
-    for raw, stored, width in described:
+    quantizer = kind.quantizer()
+    for raw, stored, width, how in described:
         part = coded[at : at + stored]
         at += stored
         # codecs say themselves what they cannot decode, before that many bytes are laid out
-        parts.append(part if raw == stored else codecs.create(kind.codec, width).decode(part, raw))
-        places.append((end, raw))
-        end += raw + -raw % ipc.ALIGN
+        part = part if raw == stored else codecs.create(kind.codec, width).decode(part, raw)
+        if how == CODES and quantizer is not None:
+            part = quantizer.decode(part.reshape(-1, quantizer.code_bytes)).reshape(-1).view(np.uint8)
+        elif how != PLAIN:
+            raise ValueError(f"a buffer of kind {how}")
+        parts.append(part)
+        places.append((end, len(part)))
+        end += len(part) + -len(part) % ipc.ALIGN
     message = ipc.record_batch(rows, wanted, places, end)
     head = struct.pack("<Ii", 0xFFFFFFFF, len(message) + -(8 + len(message)) % ipc.ALIGN)
     first = len(head) + len(message) + -(len(head) + len(message)) % ipc.ALIGN

@@ -402,7 +402,7 @@ class TableReader:
         """The settings that the file was written with."""
         used = None if self._filter is None else {**self._filter[0], "bytes": self._filter[1].nbytes}
         return {"meta": self.meta, "chunk_bytes": self._chunk, "chunks": len(self._checks.good), "hash": self._kind, "filter": used,
-                "codecs": {f.name: f.type.codec for f in self._stored_schema if isinstance(f.type, Coded)}}  # fmt: skip
+                "codecs": {f.name: "+".join(filter(None, (f.type.quant, f.type.codec))) for f in self._stored_schema if isinstance(f.type, Coded)}}  # fmt: skip
 
     # -- whole -----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ..errors import InvalidArgumentError, UnknownNameError
 from ..merkle import HASHES, leaf_hash, leaf_hash_of, merkle_root
 from ..registry import near
 from . import filters, ipc
-from .coded import encode_batch, stored_schema
+from .coded import Chain, encode_batch, stored_schema
 from .format import FORMAT, MAGIC, TRAILER, key_json, place
 from .meta import TableMeta
 from .zones import zone_map
@@ -120,7 +120,7 @@ def write_table(
     config: SSTableConfig,
     cause: str,
     meta: dict[str, Any],
-    codecs: dict[str, str] | None = None,
+    codecs: dict[str, Chain] | None = None,
 ) -> TableMeta:
     """Write (physical batch, keys) pairs, sorted, to a new synced file. O(bytes), one pass.
 
@@ -145,7 +145,7 @@ def write_table(
 
 class _Writer:
     def __init__(
-        self, file: Any, number: int, schema: pa.Schema, key_kind: str, config: SSTableConfig, meta: dict[str, Any], codecs: dict[str, str]
+        self, file: Any, number: int, schema: pa.Schema, key_kind: str, config: SSTableConfig, meta: dict[str, Any], codecs: dict[str, Chain]
     ) -> None:
         self._file, self._number, self._config = file, number, config
         self._schema = stored_schema(schema, codecs).with_metadata({"lsmtensor.schema": _json(meta["schema"])})
