@@ -36,9 +36,11 @@ from .lsm.recover import open_tree
 from .lsm.scrub import Scrub
 from .lsm.segments import index_due
 from .lsm.state import State
+from .lsm.stats import Stats, stats_of
 from .lsm.tree import Tree
 from .lsm.unique import CLAIMS
 from .lsm.worker import Worker
+from .metrics import Counters
 from .registry import near
 from .schema import Schema
 from .search import declare
@@ -367,15 +369,20 @@ class Database(Container):
         """
         return Scrub(self._tree, rate)
 
-    def stats(self) -> dict[str, Any]:
-        """Counts and bytes, by table and by cause."""
-        state, version = self._tree.head()
-        return {
-            "version": version,
-            "tables": {t.state.name: table_stats(t) for t in state.tables.values()},
-            "cache": self._tree.cache.stats(),
-            "io": self._env.metrics.snapshot(),
-        }
+    def stats(self, *, deep: bool = False) -> Stats:
+        """What is held and what was done since the open: a mapping, and with ``to_arrow()`` one table of it all.
+
+        The table has write amplification by cause, read amplification, bytes held and written by kind of file, filter and cache hits, seconds of stalls,
+        latencies as histograms. ``deep`` adds space amplification by cause: live, history, deletes, garbage, indexes, logs; O(rows).
+        """
+        return stats_of(self._tree, deep)
+
+    def counters(self) -> Counters:
+        """What queries do: ``with db.counters() as seen: docs.scan(…).read_all()``, then ``seen["rows_merged"]``; see `Counters`.
+
+        Counts what this whole process does meanwhile. Single rows by the short way (`get`, `put`, `delete` of one key) are not counted.
+        """
+        return Counters()
 
     def io(self) -> pa.Table:
         """Since the open: what (read and write in bytes, syncs), kind of file, cause (null of reads), amount."""
@@ -444,18 +451,6 @@ def _release(tree: Tree, worker: Worker | None, lock: Any, env: Env, pin: Any) -
         readers.release(env, pin)
         if lock is not None:
             lock.close()
-
-
-def table_stats(table: Any) -> dict[str, Any]:
-    """What `stats` says of one table."""
-    return {
-        "runs": len(table.runs),
-        "levels": sorted({r.run.level for r in table.runs}),
-        "file_rows": sum(r.rows for r in table.runs),
-        "file_bytes": sum(f.ref.size for r in table.runs for f in r.files),
-        "memtable_rows": sum(m.rows for m in table.mems),
-        "indexes": dict(table.state.indexes),
-    }
 
 
 def _at(path: str, version: int) -> Snapshot:

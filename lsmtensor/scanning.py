@@ -10,6 +10,7 @@ import pyarrow as pa
 from .errors import InvalidArgumentError, SchemaError
 from .lsm.ahead import ahead
 from .lsm.state import View
+from .metrics import count
 from .search.where import check_where, indexed
 
 GATHER = 16384  # rows found by an index that are fetched at once
@@ -54,6 +55,7 @@ def scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, re
 
 
 def filtered(table: pa.Table, where: Any, view: View) -> pa.Table:
+    count("rows_filtered", table.num_rows)
     try:
         return table.filter(where)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as why:

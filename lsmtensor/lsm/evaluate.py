@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import SchemaError
+from ..metrics import count
 
 
 def named(schema: pa.Schema, where: Any) -> list[str]:
@@ -20,6 +21,7 @@ def evaluate(table: pa.Table, where: Any) -> np.ndarray:
     """bool (rows,): where the filter holds; not where it is null."""
     from pyarrow import acero
 
+    count("rows_filtered", table.num_rows)
     plain = table.select([f.name for f in table.schema if not isinstance(f.type, pa.BaseExtensionType)])
     # as a projection and on this thread: a third of what `Table.filter` takes for a few rows
     source = acero.Declaration("table_source", acero.TableSourceNodeOptions(plain))

@@ -25,6 +25,7 @@ class Events:
         self._clock, self._lock = clock, threading.Lock()
         self._listeners: list[Listener] = []
         self._counts: Counter[tuple[str, int]] = Counter()
+        self._seconds: Counter[str] = Counter()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with each event from now on; what is answered ends that."""
@@ -52,12 +53,18 @@ class Events:
             bucket = max(FINEST, math.ceil(math.log2(seconds))) if seconds > 0 else FINEST
             with self._lock:
                 self._counts[event, bucket] += 1
+                self._seconds[event] += seconds  # type: ignore[assignment]
                 listeners = self._listeners
             for listener in listeners:
                 try:
                     listener({"event": event, "seconds": seconds, **facts})
                 except Exception as why:  # noqa: BLE001 - the work goes on, whatever a listener does
                     warnings.warn(f"a listener failed at {event!r}: {type(why).__name__}: {why}", stacklevel=2)
+
+    def seconds(self) -> dict[str, float]:
+        """How long each kind of event took in all."""
+        with self._lock:
+            return dict(self._seconds)
 
     def histogram(self) -> pa.Table:
         """event, up_to_seconds (a power of two; the bucket holds what took more than half of it), count; in order."""

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..arrowtake import take_table as take
+from ..metrics import count
 from . import keyspace
 from .ahead import Job
 from .keyspace import Key
@@ -137,10 +138,12 @@ class Window:
         piece, row = self.piece, self.row
         if where is not None:
             alive = np.array([p.may_match(where) for p in self.pieces])
+            count("batches_pruned", int(np.count_nonzero(~alive)))
             if not alive.all():
                 keep = alive[piece]
                 piece, row = piece[keep], row[keep]
         used = np.unique(piece)
+        count("batches_read", len(used))
         if len(used) == 0:
             return self.pieces[0].columns(names).slice(0, 0)
         if len(used) == 1:
@@ -157,7 +160,10 @@ class Window:
         piece = self.pieces[0]
         if len(self.pieces) > 1 or len(piece.batches) > 1 or not _is_range(self.row, len(piece.keys)):
             yield Job(partial(self.gather, names, where), cheap=True)
-        elif piece.may_match(where):
+        elif not piece.may_match(where):
+            count("batches_pruned")
+        else:
+            count("batches_read")
             source, i = piece.source, piece.batches[0]
             step = max(1, int(STREAM_BYTES / max(1.0, source.row_bytes(i, names))))
             for at in range(piece.start, piece.stop, step):
@@ -185,6 +191,7 @@ def windows(
     while active := [c for c in cursors if not c.done]:
         edge = nearest(c.edge() for c in active)  # type: ignore[type-var]
         pieces = [p for c in active if (p := c.cut(edge)) is not None]
+        count("rows_merged", sum(len(p.keys) for p in pieces))
         if len(pieces) == 1:
             piece = pieces[0]
             kept = np.flatnonzero(choose(piece.keys, piece.seqs, piece.ops))

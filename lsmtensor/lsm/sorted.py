@@ -19,6 +19,7 @@ from ..arrowtake import one_chunk
 from ..errors import CorruptionError, LsmTensorError
 from ..evolution import cast
 from ..indexes import container
+from ..metrics import count
 from ..recent import Recent
 from ..sstable.zones import compares_nan
 from .evaluate import evaluate, named
@@ -131,7 +132,9 @@ def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> np.
         most -= len(parts[-1])
         if most < 0:
             return None
-    return np.concatenate(parts)
+    found = np.concatenate(parts)
+    count("index_candidates", len(found))
+    return found
 
 
 def _opened(source: RunSource, at: int, name: str, column: str) -> SortedIndex | None:

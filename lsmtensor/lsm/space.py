@@ -25,8 +25,8 @@ def report(tree: Tree) -> dict[str, Any]:
     rows = [entry for table in state.tables.values() for entry in _of_table(tree, View(table, version))]
     names = ("table", "what", "rows", "bytes")
     table = pa.table({n: [r[i] for r in rows] for i, n in enumerate(names)} if rows else {n: [] for n in names})
-    logs = sum(_size(tree, file_path(tree.path, "wal", number)) for number in state.layout.wals)
-    stray = {path: _size(tree, path) for path in orphans(tree)}
+    logs = sum(size_of(tree, file_path(tree.path, "wal", number)) for number in state.layout.wals)
+    stray = {path: size_of(tree, path) for path in orphans(tree)}
     return {
         "tables": table, "live_bytes": _sum(rows, "live"), "history_bytes": _sum(rows, "history"), "garbage_bytes": _sum(rows, "garbage"),
         "index_bytes": _sum(rows, "indexes"), "log_bytes": logs, "stray_bytes": sum(stray.values()), "stray_files": sorted(stray),
@@ -57,7 +57,7 @@ def _of_table(tree: Tree, view: View) -> list[tuple[str, str, int, int]]:
             count = int(np.count_nonzero(mask))
             rows[kind] += count
             size[kind] += count * width
-        indexes += sum(_size(tree, f"{tree.path}/sst/{s.file}") for f in source.files for s in f.ref.segments)
+        indexes += sum(size_of(tree, f"{tree.path}/sst/{s.file}") for f in source.files for s in f.ref.segments)
     made = [(name, kind, rows[kind], round(size[kind])) for kind in rows]
     return [*made, (name, "indexes", 0, indexes), (name, "memtable", sum(m.rows for m in view.table.mems), memory)]
 
@@ -66,7 +66,7 @@ def _sum(rows: list[tuple[str, str, int, int]], what: str) -> int:
     return sum(size for _, kind, _, size in rows if kind == what)
 
 
-def _size(tree: Tree, path: str) -> int:
+def size_of(tree: Tree, path: str) -> int:
     try:
         return tree.env.size(path)
     except LsmTensorError:

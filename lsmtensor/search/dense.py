@@ -22,6 +22,7 @@ from ..kernels.contract import METRICS
 from ..lsm import keyspace, segments
 from ..lsm.source import MemSource, RunSource, Source
 from ..lsm.state import View
+from ..metrics import count
 from ..registry import Spec, near
 from .where import matching
 
@@ -160,10 +161,12 @@ def _search_source(
             walked = _walk(source, at, tree, queries, min(k, here), mine, plan, params)
             if walked is not None and (walked[0] >= 0).all():
                 step.setdefault("plan", f"walk {plan.index}")
+                count("index_walks", len(queries))
                 answers.append((walked[0] + start if start else walked[0], walked[1]))
                 continue
             step["walked"] = "no segment" if walked is None else "came back short"
         step["plan"] = "scan" if here == stop - start else "scan of the wanted rows"
+        count("vectors_scanned", here * len(queries))
         here_parts = [(first - start, part) for first, part in parts if start <= first < stop]
         rows, distances = _scan(here_parts, queries, k, plan.metric, None if mine is None else mine.view(np.uint8), tree.config)
         answers.append((np.where(rows >= 0, rows + start, -1), distances))

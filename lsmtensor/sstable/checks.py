@@ -14,6 +14,7 @@ import numpy as np
 from .. import kernels
 from ..env.base import cores
 from ..errors import CorruptionError
+from ..metrics import count
 
 LARGE = 4 << 20  # ranges below it are summed where they are asked for
 PIECE = 1 << 20  # what a thread sums before it looks what is next
@@ -56,6 +57,7 @@ class Checks:
             good = self.good[first:last]
             run = int(np.argmax(good)) if good.any() else len(good)
             at, stop = first * size, min((first + run) * size, self._end)
+            count("bytes_checked", stop - at)
             wrong = np.flatnonzero(crcs(self._data[at:stop], size, self._number, at) != self._crcs[first : first + run])
             if len(wrong):
                 at += int(wrong[0]) * size

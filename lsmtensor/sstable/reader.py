@@ -19,6 +19,7 @@ from ..env.base import Env
 from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError
 from ..merkle import HASHES, inclusion_path, leaf_hash, leaf_hash_of, merkle_root
+from ..metrics import looked_up
 from . import filters
 from .checks import Checks
 from .coded import Coded, Groups, plain_schema
@@ -34,6 +35,7 @@ class TableReader:
 
     def __init__(self, env: Env, path: str, number: int, cache: Cache | None = None) -> None:
         self.path, self.number, self._cache = path, number, cache or Cache(0)
+        self._metrics = env.metrics
         self._file = env.open(path, kind="table")
         self._map = self._file.map()
         self._bytes = np.frombuffer(self._map, np.uint8)
@@ -319,14 +321,13 @@ class TableReader:
         wanted = np.arange(len(keys))
         if self._filter is not None:
             wanted = np.flatnonzero(filters.test(self._filter[0], self._filter[1], filters.hashes(keys)))
-        if len(wanted) == 0:
-            return rows
-        plain = (keys if len(wanted) == len(keys) else keys.take(pa.array(wanted))).to_pylist()
-        starts = np.fromiter((bisect.bisect_left(self._last, key) for key in plain), np.int64, len(plain))
-        for i in np.unique(starts).tolist():
-            if i < self.num_batches:
-                mine = wanted[starts == i]
-                self._find_in(i, keys, mine, snapshot, rows)
+        if len(wanted):
+            plain = (keys if len(wanted) == len(keys) else keys.take(pa.array(wanted))).to_pylist()
+            starts = np.fromiter((bisect.bisect_left(self._last, key) for key in plain), np.int64, len(plain))
+            for i in np.unique(starts).tolist():
+                if i < self.num_batches:
+                    self._find_in(i, keys, wanted[starts == i], snapshot, rows)
+        looked_up(self._metrics, self._filter is not None, len(keys), len(wanted), int(np.count_nonzero(rows >= 0)))
         return rows
 
     def _find_in(self, i: int, keys: pa.Array, mine: np.ndarray, snapshot: int, rows: np.ndarray) -> None:
