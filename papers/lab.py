@@ -2,7 +2,8 @@
 
 An artifact is a folder with ``run.py``, which calls `main` with three functions:
 
-    measure(scale, seed) -> rows     dicts of plain values; all that takes time, and nothing else
+    measure(scale, seed) -> rows     dicts of plain values; all that takes time, and nothing else. For hours of work: {name: () -> rows},
+                                     a job each; an interrupted run keeps the jobs that it did and goes on with the others
     facts(rows) -> {name: number}    what claims are about, computed from the rows alone
     show(rows, plt) -> (tables, figure)    tables as {title: rows of dicts}; a matplotlib figure
 
@@ -18,7 +19,7 @@ import json
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from lsmtensor.bench import plots, record
 
 SCALES = ("smoke", "laptop", "full")
 Rows = list[dict[str, Any]]
+Measure = Callable[[str, int], "Iterable[dict[str, Any]] | dict[str, Callable[[], Iterable[dict[str, Any]]]]"]
 KEYS = {"id", "sentence", "source", "command", "fact", "expected", "tolerance", "at_least", "at_most", "status", "reason", "scales"}
 
 
 def main(
-    where: str, measure: Callable[[str, int], Iterable[dict[str, Any]]], facts: Callable[[Rows], dict[str, float]],
+    where: str, measure: Measure, facts: Callable[[Rows], dict[str, float]],
     show: Callable[[Rows, Any], tuple[dict[str, Rows], Any]],
 ) -> None:  # fmt: skip
     """The command line of an artifact; ``where`` is the ``__file__`` of its ``run.py``."""
@@ -49,7 +51,7 @@ def main(
     if given.redraw:
         head, rows = load(given.out / "results.jsonl")
     else:
-        head, rows = _measured(folder.name, measure, given.scale, given.seed)
+        head, rows = _measured(folder.name, measure, given.scale, given.seed, given.out / "results.jobs")
         save(given.out / "results.jsonl", head, rows)
     found = {name: float(value) for name, value in facts(rows).items()}
     plt = plots.pyplot()
@@ -64,14 +66,28 @@ def main(
     sys.exit(0 if all(c["right"] for c in judged) else 1)
 
 
-def _measured(name: str, measure: Callable[[str, int], Iterable[dict[str, Any]]], scale: str, seed: int) -> tuple[dict[str, Any], Rows]:
+def _measured(name: str, measure: Measure, scale: str, seed: int, done: Path) -> tuple[dict[str, Any], Rows]:
     begin, rows = time.perf_counter(), []
-    for row in measure(scale, seed):
+    made = measure(scale, seed)
+    for row in _jobs(made, done, [name, scale, seed, record.code_version()["commit"]]) if isinstance(made, dict) else made:
         rows.append(row)
         if sys.stderr.isatty():
             print(f"\r{name}: {len(rows)} results, {time.perf_counter() - begin:.0f} s ", end="", flush=True, file=sys.stderr)
+    done.unlink(missing_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"artifact": name, "scale": scale, "seed": seed, "ended": started, "seconds": time.perf_counter() - begin, **record.environment()}, rows
+
+
+def _jobs(jobs: dict[str, Callable[[], Iterable[dict[str, Any]]]], path: Path, this: list[Any]) -> Iterator[dict[str, Any]]:
+    """Rows of all jobs; those of another run of the same commit, size and seed are taken from ``path``, where each job that ended is kept."""
+    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    finished = {k["job"]: k["rows"] for k in kept if k["of"] == this}
+    for name, job in jobs.items():
+        if name not in finished:
+            finished[name] = json.loads(json.dumps(list(job()), default=record._plain))
+            with open(path, "a", encoding="utf-8") as out:
+                out.write(json.dumps({"of": this, "job": name, "rows": finished[name]}) + "\n")
+        yield from finished[name]
 
 
 # -- the record ----------------------------------------------------------------------------------
