@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -51,3 +54,37 @@ def test_ids_of_arrays_are_not_given_twice_across_a_crash():
             db.tensors[f"later {n}"] = np.ones(7)
             np.testing.assert_array_equal(db.tensors["second"].numpy(), np.arange(4.0))
         env = env.crash(keep=0)
+
+
+def test_levels_do_not_rise_with_every_full_compaction():
+    """They did, and after some hundred the capacity of a level was no float any more: the worker died and writers waited for ever."""
+    with opened(FaultyEnv()) as db:
+        table = db.create_table("t", SCHEMA)
+        for n in range(5):
+            table.put(n)
+            db.compact()
+        assert db.stats()["tables"]["t"]["levels"] == [1]
+
+
+def test_a_worker_outlives_whatever_its_work_raises():
+    def fails(*given):
+        raise ZeroDivisionError("a policy of somebody else")
+
+    with lt.open("db", env=FaultyEnv(), config=lt.RunConfig()) as db:
+        work, db._tree.work = db._tree.work, fails
+        db._tree.on_work()
+        for _ in range(200):
+            if db._tree._failed is not None:
+                break
+            time.sleep(0.01)
+        assert isinstance(db._tree._failed, ZeroDivisionError) and db._worker._thread.is_alive()
+        db._tree.work = work
+
+
+def test_closing_lets_go_of_every_file(tmp_path):
+    """The manifest stayed open, so that a file system could not be made read-only."""
+    lt.open(tmp_path / "a").close()
+    before = len(os.listdir("/proc/self/fd"))
+    dbs = [lt.open(tmp_path / "a")]
+    dbs[0].close()
+    assert len(os.listdir("/proc/self/fd")) <= before

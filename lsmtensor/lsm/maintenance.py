@@ -99,7 +99,7 @@ def compact_all(tree: Tree, tables: Sequence[int] | None = None, start: Key | No
             if table is not None and touched:
                 # with those between them: merged runs must be neighbours in version order
                 runs = runs[touched[0] : touched[-1] + 1]
-                _merge(tree, table, [r.id for r in runs], max(r.level for r in runs) + (len(runs) > 1), whole=True)
+                _merge(tree, table, [r.id for r in runs], max(int(len(runs) > 1), *(r.level for r in runs)), whole=True)
 
 
 def _settled(table: TableVersion) -> TableState:

@@ -486,8 +486,11 @@ class Tree:
             return
         self.syncer.close()
         with self.writing, self._maintenance:
-            if self.log is not None:
-                self._close_log(self.log)
+            try:
+                if self.log is not None:
+                    self._close_log(self.log)
+            finally:
+                self.manifest.close()
             self.closed, self.calm = True, False
             with self._publish:
                 self._publish.notify_all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from ..errors import LsmTensorError
 from .tree import Tree
 
 
@@ -28,7 +27,7 @@ class Worker:
             try:
                 self._tree.work()
                 self._tree.failed(None)
-            except (LsmTensorError, OSError, MemoryError) as why:
+            except Exception as why:  # whatever it is: a dead worker would stop the writers without a word
                 self._tree.failed(why)
 
     def stop(self) -> None:
