@@ -234,6 +234,10 @@ def test_a_database_by_single_rows(case, kind, on_kit, tmp_path):
             assert (old is None) == (asked not in then) and (old is None or _same(old, then[asked]))
     assert {tuple(r[n] for n in names) for r in table.to_arrow(list(names)).to_pylist()} == {k if len(names) > 1 else (k,) for k in model}
     assert len(table.get_many(list(model))) == len(model)
+    asked = [key_of(i) for i in range(0, 70, 3)]
+    many = table.get_many(asked, missing="null").select([n for n in schema.names if n not in names]).to_pylist()
+    for key, row in zip(asked, many, strict=True):
+        assert _same({n: v for n, v in row.items() if n != "v"}, {n: model.get(key, {}).get(n) for n in row if n != "v"})
     for snap, _ in held:
         snap.close()
     db.close()

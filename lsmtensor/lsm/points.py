@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 Found = tuple[int, int, Callable[[], dict[str, Any]]]
 
 
-def points_of(table: TableVersion) -> Any:
-    """The `Points` of a table's sources, newest interval of versions first."""
+def points_of(table: TableVersion) -> tuple[Any, list[Source]]:
+    """The `Points` of a table's sources, and these, newest interval of versions first."""
     # the active memtable is the newest also while it is empty
     others: list[Source] = [*table.mems[1:], *table.runs]
     rest = sorted(others, key=lambda s: s.min_seq, reverse=True)
-    kit = rows.kit()
-    sources: list[Any] = [MemPoints(s, table.schema, kit) if isinstance(s, MemSource) else RunPoints(s, table, kit) for s in [*table.mems[:1], *rest]]
-    return kit.Points(table.format, table.codec.scalar, sources)
+    kit, ordered = rows.kit(), [*table.mems[:1], *rest]
+    known: list[Any] = [MemPoints(s, table.schema, kit) if isinstance(s, MemSource) else RunPoints(s, table, kit) for s in ordered]
+    return kit.Points(table.format, table.codec.scalar, known), ordered
 
 
 class MemPoints:
@@ -88,7 +88,8 @@ class RunPoints:
         readers = [self._source.reader(i) for i in range(len(self._source.files))]
         if not all(isinstance(r, TableReader) for r in readers):
             return False
-        made = [file_rows(r, self._kit, self._version.schema, self._version.physical) for r in readers]
+        starts = self._source.starts.tolist()
+        made = [file_rows(r, self._kit, self._version.schema, self._version.physical, at) for r, at in zip(readers, starts, strict=False)]
         return False if None in made else tuple(made)
 
     def lookup(self, key: int | bytes, snapshot: int) -> Found | None:

@@ -938,7 +938,8 @@ cdef class BatchRows:
 
 
 cdef class FileRows:
-    """The batches of a table file by key: ``load(i)`` makes one, at its first use. ``bloom`` is (bits, probes, blocked) or None."""
+    """The batches of a table file by key: ``load(i)`` makes one, at its first use. ``bloom`` is (bits, probes, blocked) or None;
+    ``starts`` the number of each batch's first row."""
 
     cdef object load, bits
     cdef list batches, firsts, lasts
@@ -946,9 +947,10 @@ cdef class FileRows:
     cdef int probes
     cdef bint blocked, ints
     cdef int64_t *last_ints
+    cdef int64_t *starts
     cdef long n
 
-    def __cinit__(self, bint ints, list firsts, list lasts, bloom, load):
+    def __cinit__(self, bint ints, list firsts, list lasts, bloom, load, starts):
         cdef long i
         self.ints, self.firsts, self.lasts, self.load, self.n = ints, firsts, lasts, load, len(lasts)
         self.batches = [None] * self.n
@@ -956,13 +958,17 @@ cdef class FileRows:
             self.bits, self.probes, self.blocked = bloom
             self.bloom = self.bits
         self.last_ints = <int64_t *>malloc((self.n + 1) * sizeof(int64_t))
-        if self.last_ints == NULL:
+        self.starts = <int64_t *>malloc((self.n + 1) * sizeof(int64_t))
+        if self.last_ints == NULL or self.starts == NULL:
             raise MemoryError
+        for i in range(self.n):
+            self.starts[i] = starts[i]
         for i in range(self.n if ints else 0):
             self.last_ints[i] = lasts[i]
 
     def __dealloc__(self):
         free(self.last_ints)
+        free(self.starts)
 
     cdef bint _may_hold(self, uint64_t h) noexcept:
         """The filter's answer; the same arithmetic as the kernels' ``bloom_test`` and ``block_bloom_test``."""
@@ -1008,8 +1014,8 @@ cdef class FileRows:
                 n = half
         return low
 
-    cdef BatchRows find(self, const uint8_t *key, long size, int64_t number, uint64_t hash, uint64_t snapshot, long *row):
-        """The batch and row of the newest version that the snapshot sees; None where there is none."""
+    cdef BatchRows find(self, const uint8_t *key, long size, int64_t number, uint64_t hash, uint64_t snapshot, long *row, long *number_of):
+        """The batch, its row and the row's number of the newest version that the snapshot sees; None where there is none."""
         cdef long i, at
         cdef BatchRows batch
         if self.bits is not None and not self._may_hold(hash):
@@ -1022,7 +1028,7 @@ cdef class FileRows:
             at = batch.lower(key, size, number)
             while at < batch.n and batch._compare(at, key, size, number) == 0:
                 if batch.seqs[at] <= snapshot:
-                    row[0] = at
+                    row[0], number_of[0] = at, self.starts[i] + at
                     return batch
                 at += 1
             if at < batch.n:
@@ -1072,7 +1078,7 @@ cdef class Points:
         return self._look(<const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), 0, snapshot, what, key)
 
     cdef object _look(self, const uint8_t *key, long size, int64_t number, uint64_t snapshot, int what, given):
-        cdef long i, row = 0
+        cdef long i, row = 0, place = 0
         cdef RowTable table
         cdef record *r
         cdef FileRows file
@@ -1111,7 +1117,7 @@ cdef class Points:
                 hashed = True
             for item in <tuple>files:
                 file = <FileRows>item
-                batch = file.find(key, size, number, hash, snapshot, &row)
+                batch = file.find(key, size, number, hash, snapshot, &row, &place)
                 if batch is None:
                     continue
                 if what == 2:
@@ -1120,3 +1126,69 @@ cdef class Points:
                     return None
                 return True if what == 1 else batch._row(row)
         return None
+
+    def locate(self, keys, offsets, uint64_t snapshot):
+        """(source, row number) int64 (q) of encoded keys, given as int64 (q) or bytes with int32 offsets (q + 1); source -1 where there
+        is no row. None where a source is one that only Arrow reads."""
+        cdef const uint8_t[::1] data
+        cdef const int64_t[::1] ints
+        cdef const int32_t[::1] ends
+        cdef long n, i, k, size = 8, row = 0, place = 0
+        cdef const uint8_t *key
+        cdef uint8_t none = 0
+        cdef int64_t number = 0
+        cdef uint64_t hash
+        cdef bint whole = offsets is None, found
+        cdef long count = len(self.sources)
+        cdef record *r
+        cdef RowTable table
+        cdef FileRows file
+        cdef BatchRows batch
+        for k in range(count):
+            if self.tables[k] is not None:
+                if (<RowTable>self.tables[k]).waiting:
+                    self.sources[k].fill()
+                continue
+            if self.files[k] is None:
+                self.files[k] = self.sources[k].points()
+            if self.files[k] is False:
+                return None
+        if whole:
+            ints = keys
+            n = ints.shape[0]
+        else:
+            data, ends = keys, offsets
+            n = ends.shape[0] - 1
+        owners, numbers = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+        cdef int64_t[::1] owner = owners
+        cdef int64_t[::1] at = numbers
+        for i in range(n):
+            if whole:
+                number = ints[i]
+                key = <const uint8_t *>&ints[i]
+                hash = mix64(<uint64_t>number + <uint64_t>0x9E3779B97F4A7C15)
+            else:
+                size = ends[i + 1] - ends[i]
+                key = &data[ends[i]] if size else &none
+                hash = hash_bytes(key, size)
+            found = False
+            for k in range(count):
+                if self.tables[k] is not None:
+                    table = <RowTable>self.tables[k]
+                    r = table._find(key, <uint32_t>size, snapshot)
+                    if r != NULL:
+                        found = True
+                        if bytes_of(r)[8]:
+                            owner[i], at[i] = k, r.row
+                else:
+                    for item in <tuple>self.files[k]:
+                        file = <FileRows>item
+                        batch = file.find(key, size, number, hash, snapshot, &row, &place)
+                        if batch is not None:
+                            found = True
+                            if batch.ops[row]:
+                                owner[i], at[i] = k, place
+                            break
+                if found:
+                    break
+        return owners, numbers

@@ -340,5 +340,9 @@ class Points:
         found = self._find(key, (1 << 63) - 1)
         return 0 if found is None else int(found[0])
 
+    def locate(self, keys: np.ndarray, offsets: np.ndarray | None, snapshot: int) -> None:
+        """None: many keys are sought through Arrow here. The compiled module answers (source, row number) of each."""
+        return None
+
     def _find(self, key: Key, snapshot: int) -> Any:
         return next((found for source in self._sources if (found := source.lookup(key, snapshot)) is not None), None)

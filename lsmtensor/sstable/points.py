@@ -14,13 +14,13 @@ from .filters import plain
 from .reader import TableReader
 
 
-def file_rows(reader: TableReader, kit: Any, schema: Schema, physical: pa.Schema) -> Any:
-    """The kit's `FileRows` of a file; None where its columns are not the table's, one is under a codec, or the kit has none."""
+def file_rows(reader: TableReader, kit: Any, schema: Schema, physical: pa.Schema, first: int) -> Any:
+    """The kit's `FileRows` of a file whose rows are numbered from ``first``; None where its columns are not the table's, one is under a codec, or the kit has none."""
     if not hasattr(kit, "FileRows") or not reader.schema.equals(physical, check_metadata=False) or any(map(reader.coded, physical.names)):
         return None
     firsts, lasts = reader.key_ranges
     ints = bool(lasts) and isinstance(lasts[0], int)
-    return kit.FileRows(ints, firsts, lasts, plain(reader.filter), lambda i: _batch(reader, kit, schema, i))
+    return kit.FileRows(ints, firsts, lasts, plain(reader.filter), lambda i: _batch(reader, kit, schema, i), (reader.batch_starts + first).tolist())
 
 
 def _batch(reader: TableReader, kit: Any, schema: Schema, i: int) -> Any:
