@@ -87,3 +87,23 @@ def test_generated_rows_are_repeatable_and_have_a_falling_spectrum(lab):
     assert rows.shape == (2000, 32) and rows.dtype == np.float32 and np.array_equal(rows, lab.spectrum(2000, 32, seed=3))
     spread = rows.std(0)
     assert spread[0] > 2 * spread[16]
+
+
+def test_an_interrupted_run_keeps_the_jobs_that_it_did(lab, tmp_path):
+    ran = []
+
+    def job(name, fails=False):
+        def run():
+            ran.append(name)
+            yield {"name": name}
+            if fails:
+                raise KeyboardInterrupt
+
+        return run
+
+    path = tmp_path / "results.jobs"
+    with pytest.raises(KeyboardInterrupt):
+        list(lab._jobs({"a": job("a"), "b": job("b", fails=True)}, path, ["x"]))
+    rows = list(lab._jobs({"a": job("a"), "b": job("b")}, path, ["x"]))
+    assert ran == ["a", "b", "b"] and rows == [{"name": "a"}, {"name": "b"}]
+    assert list(lab._jobs({"a": job("a")}, path, ["another seed"])) == [{"name": "a"}] and ran[3:] == ["a"]
