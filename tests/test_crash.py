@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import lsmtensor as lt
 from lsmtensor.env.memory import FaultyEnv, MemoryEnv
+from lsmtensor.lsm import manifest
 from lsmtensor.testing import workload
 from lsmtensor.testing.crash import enumerate_crashes, enumerate_errors
 
@@ -116,3 +118,32 @@ def test_flipped_bytes_are_never_served():
             except (lt.CorruptionError, lt.FormatVersionError, lt.NotADatabaseError):
                 continue
             assert found == whole, f"{name} at {at}"
+
+
+def test_what_was_read_after_a_kill_outlives_a_power_loss(monkeypatch):
+    """A writer is killed at each call that changes manifests and their names; the next one reads what the page cache holds, commits, and
+    the power is lost. The commit was acknowledged, so all below it must be there."""
+    monkeypatch.setattr(manifest, "ROTATE_BYTES", 1500)
+    env, tried = FaultyEnv(), 0
+
+    def kill(op: str, path: str) -> None:
+        nonlocal tried
+        if not ("MANIFEST" in path or "CURRENT" in path or path.rstrip("/") == "db") or op == "write":
+            return
+        tried += 1
+        left = FaultyEnv()
+        left.files, left.durable, left.pending = copy.deepcopy((env.files, env.durable, env.pending))
+        left.folders = set(env.folders)
+        db = lt.open("db", env=left, config=workload.CONFIG)
+        seen = contents(db) if "t" in db else {}
+        db.create_table("after", SCHEMA).put(1, {"n": 1})
+        with lt.open("db", env=left.crash(keep=0.0), config=workload.CONFIG) as again:
+            assert again["after"].get(1) == {"id": 1, "n": 1} and (contents(again) if "t" in again else {}) == seen, f"{op} of {path}"
+
+    env.watch(kill)
+    with lt.open("db", env=env, config=workload.CONFIG) as db:
+        table = db.create_table("t", SCHEMA)
+        for step in range(6):
+            table.upsert(batch(step))
+            db.flush()
+    assert tried > 20

@@ -141,6 +141,8 @@ class Manifest:
             # what was read must not be lost later while newer edits survive; the last frame's sync may have failed
             file = env.append_to(name, kind="manifest", cause="layout", truncate_at=last.end, again_from=last.offset)
             file.sync()
+            # nor may its name: a writer killed between the rename of CURRENT and the folder's sync leaves one that only the page cache knows
+            env.sync_dir(path)
             for other in env.listdir(path):
                 parsed = parse_file_name(other)
                 if parsed is not None and parsed[0] == "manifest" and parsed[1] != number:
