@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
 from ..registry import Registry, Spec
 from .base import VectorIndex
+from .sparse import SparseIndex
 
 REGISTRY = Registry("index", __name__)
 
@@ -71,4 +72,4 @@ def load(path: str | os.PathLike[str], *, kernel: str | None = None, threads: in
 
 from .tuning import Tuned, tune  # noqa: E402 - it creates indexes
 
-__all__ = ["REGISTRY", "Tuned", "VectorIndex", "create", "from_sections", "load", "names", "tune"]
+__all__ = ["REGISTRY", "SparseIndex", "Tuned", "VectorIndex", "create", "from_sections", "load", "names", "tune"]

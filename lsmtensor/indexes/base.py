@@ -380,15 +380,9 @@ class VectorIndex(ABC):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all; a present one is replaced."""
-        from ..env.local import LocalEnv
         from . import container
 
-        env, name = LocalEnv(), os.fspath(path)
-        with env.create(f"{name}.{os.getpid()}.tmp", kind="index", cause="commit") as file:
-            file.writev(container.pack(*self.to_sections(include_vectors=True)))
-            file.sync()
-        env.rename(f"{name}.{os.getpid()}.tmp", name)
-        env.sync_dir(os.path.dirname(name) or ".")
+        container.write(path, *self.to_sections(include_vectors=True))
 
     def digest(self) -> str:
         """BLAKE3 of the index's bytes but for its calibration: a function of the calls, parameters, seed, backend and instruction set."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from typing import Any
 
@@ -52,6 +53,18 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
     text += b" " * (-(_HEAD.size + len(text)) % (PAGE if any(map(are_pages, arrays)) else 64))
     head = _HEAD.pack(MAGIC, FORMAT, len(text), crc32c(text), 0)[:-4]
     return [head + struct.pack("<I", crc32c(head)), text, *buffers]
+
+
+def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """The file, whole or not at all; a present one is replaced."""
+    from ..env.local import LocalEnv
+
+    env, name = LocalEnv(), os.fspath(path)
+    with env.create(f"{name}.{os.getpid()}.tmp", kind="index", cause="commit") as file:
+        file.writev(pack(header, arrays))
+        file.sync()
+    env.rename(f"{name}.{os.getpid()}.tmp", name)
+    env.sync_dir(os.path.dirname(name) or ".")
 
 
 def unpack(data: Any, *, where: str = "", whole: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

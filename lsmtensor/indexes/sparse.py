@@ -1,0 +1,374 @@
+"""An inverted index over sparse vectors: exact inner products, or nearly so and ten times as fast.
+
+Exact: sums over posting lists, the lists that cannot lift another row among the best only asked for single rows (MaxScore: Turtle & Flood, IPM 1995).
+Nearly: of each list the heaviest postings (static pruning: Carmel et al., SIGIR 2001), of each query the heaviest terms, and the best of what they give
+scored in full from the rows themselves, as learned sparse retrieval allows (Bruch et al., SIGIR 2024).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..errors import CorruptionError, DuplicateKeyError, FormatVersionError, InvalidArgumentError, KeyNotFoundError, SchemaError
+from . import container
+from .dial import STALE, check_recall
+from .rows import Rows
+
+# (terms of a query, rows scored in full): the dial of `recall=`, cheapest first
+LADDER = ((4, 50), (6, 50), (8, 50), (8, 100), (12, 100), (12, 200), (20, 200), (20, 400), (32, 800), (64, 1600))
+# rows that are asked for their own nearest, by so many of their heaviest terms
+ASKED, HEAVIEST = 64, 40
+# of a list are kept for the fast way: this share of the rows, at least so many
+SHARE, KEPT = 32, 1000
+DEAD_SHARE = 0.2
+Found = tuple[np.ndarray, np.ndarray]
+Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class SparseIndex:
+    """Sparse float32 vectors of ``dim`` dimensions with integer ids; scores are inner products, larger is nearer.
+
+    Build O(entries log entries), at the first search after a change; exact search O(postings of the query's terms), the fast one O(query_cut kept
+    postings + rerank entries of a row). Memory 8 bytes an entry of the rows, 8 of the lists and 8 of what is kept of them. Any weights; 0 is no entry.
+    """
+
+    name, version = "sparse", 1
+
+    def __init__(self, dim: int, kernel: str | None = None) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= 2**32:
+            raise InvalidArgumentError(f"dim={dim!r}; give the size of the vocabulary, from 1 to {2**32}")
+        self.dim = int(dim)
+        self._kernels: Any = kernels.choose(kernel)
+        self._empty()
+
+    def _empty(self) -> None:
+        # the rows: where each begins, its dimensions in order, their weights
+        self._starts, self._terms, self._weights = Rows(np.zeros(1, np.int64)), Rows(np.empty(0, np.uint32)), Rows(np.empty(0, np.float32))
+        self._ids, self._alive, self._dead, self._next_id = Rows(np.empty(0, np.int64)), Rows(np.empty(0, np.uint8)), 0, 0
+        self._row_of: dict[int, int] | None = None
+        self._lists: dict[str, np.ndarray] | None = None
+        # the rows that there were, and recall by the dial
+        self._calibrated: tuple[int, list[tuple[int, int, float]]] | None = None
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def add(self, vectors: Any, ids: Any = None) -> None:
+        """Add rows: a scipy sparse matrix (n, dim), ``{"indices", "values"}``, or several of these. ``ids=None`` continues from the highest.
+
+        `SchemaError` for a dimension of dim or more, repeated in a row, NaN or infinity; `DuplicateKeyError` for a present id; then nothing is added.
+        """
+        starts, terms, weights = self._rows(vectors, "vectors")
+        n = len(starts) - 1
+        if ids is None:
+            new = np.arange(self._next_id, self._next_id + n, dtype=np.int64)
+        else:
+            new = np.atleast_1d(np.asarray(ids))
+            if new.shape != (n,) or (n and (new.dtype.kind not in "iu" or new.min() < 0)):
+                raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {n} rows; give one integer of 0 or more each")
+            new = new.astype(np.int64)
+        known = self._numbers()
+        twice = next((i for i in new.tolist() if i in known), None) if len(np.unique(new)) == n else int(new[0])
+        if twice is not None:
+            raise DuplicateKeyError(f"id {twice} is there already, or given twice; update() replaces it")
+        known.update(zip(new.tolist(), range(len(self._ids), len(self._ids) + n), strict=True))
+        self._starts.append(starts[1:] + self._starts.array[-1])
+        for part, more in ((self._terms, terms), (self._weights, weights), (self._ids, new), (self._alive, np.ones(n, np.uint8))):
+            part.append(more)
+        self._next_id = max(self._next_id, int(new.max(initial=-1)) + 1)
+        self._lists = None
+
+    def remove(self, ids: Any) -> int:
+        """Remove by id, absent ones ignored; how many went. Over a fifth dead, the rest is written together."""
+        known = self._numbers()
+        gone = [row for row in (known.pop(int(i), None) for i in np.unique(np.asarray(ids)).tolist()) if row is not None]
+        self._alive.array[gone] = 0
+        self._dead += len(gone)
+        if self._dead > DEAD_SHARE * len(self._ids):
+            self.consolidate()
+        return len(gone)
+
+    def update(self, vectors: Any, ids: Any) -> None:
+        """Replace rows by id; absent ids are added."""
+        rows = self._rows(vectors, "vectors")
+        new = np.atleast_1d(np.asarray(ids))
+        if new.dtype.kind not in "iu" or new.shape != (len(rows[0]) - 1,) or len(np.unique(new)) < len(new) or (new < 0).any():
+            raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {len(rows[0]) - 1} rows; give one distinct integer of 0 or more each")
+        self.remove(new)
+        self.add(rows, new)
+
+    def consolidate(self) -> None:
+        """Forget removed rows."""
+        if self._dead:
+            keep, next_id = np.flatnonzero(self._alive.array), self._next_id
+            rows, ids = self._taken(keep), self._ids.array[keep]
+            self._empty()
+            self.add(rows, ids)
+            self._next_id = next_id
+
+    def merge(self, other: SparseIndex) -> None:
+        """Add every row of another index of the same vocabulary. `DuplicateKeyError` for shared ids."""
+        if other.dim != self.dim:
+            raise InvalidArgumentError(f"merging {other.dim} dimensions into {self.dim}; both must agree")
+        keep = np.flatnonzero(other._alive.array)
+        self.add(other._taken(keep), other._ids.array[keep])
+
+    def reconstruct(self, id: int) -> dict[str, np.ndarray]:  # noqa: A002 - the name that users type
+        """``{"indices", "values"}`` of an id, copies. `KeyNotFoundError` where there is none."""
+        row = self._numbers().get(int(id))
+        if row is None:
+            raise KeyNotFoundError(f"no vector has id {id}")
+        span = slice(self._starts.array[row], self._starts.array[row + 1])
+        return {"indices": self._terms.array[span].copy(), "values": self._weights.array[span].copy()}
+
+    def __len__(self) -> int:
+        return len(self._ids) - self._dead
+
+    def _numbers(self) -> dict[int, int]:
+        if self._row_of is None:
+            live = np.flatnonzero(self._alive.array)
+            self._row_of = dict(zip(self._ids.array[live].tolist(), live.tolist(), strict=True))
+        return self._row_of
+
+    def _taken(self, rows: np.ndarray) -> Csr:
+        begins = self._starts.array[rows]
+        sizes = self._starts.array[rows + 1] - begins
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        at = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], sizes)
+        return starts, self._terms.array[at], self._weights.array[at]
+
+    def _rows(self, given: Any, what: str) -> Csr:
+        """(starts int64 (n + 1,), terms uint32 rising in each row, weights float32 without zeros)."""
+        if isinstance(given, tuple):  # ours already
+            return given  # type: ignore[return-value]
+        if isinstance(given, Mapping):
+            given = [given]
+        if hasattr(given, "tocsr"):
+            matrix = given.tocsr()
+            if matrix.shape[1] > self.dim:
+                raise SchemaError(f"{what} of shape {matrix.shape}; this index has {self.dim} dimensions")
+            starts, terms, weights = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), np.asarray(matrix.data)
+        elif isinstance(given, Sequence) and all(isinstance(v, Mapping) and set(v) == {"indices", "values"} for v in given):
+            parts = [(np.atleast_1d(np.asarray(v["indices"])), np.atleast_1d(np.asarray(v["values"]))) for v in given]
+            for row, (places, values) in enumerate(parts):
+                if places.shape != values.shape or places.ndim != 1 or (places.size and places.dtype.kind not in "iu"):
+                    raise SchemaError(f"{what}, row {row}: {places.shape} indices of {places.dtype} and {values.shape} values; give as many integers as numbers")
+            starts = np.concatenate([[0], np.cumsum([len(places) for places, _ in parts])]).astype(np.int64)
+            terms = np.concatenate([np.empty(0, np.int64), *(places.astype(np.int64) for places, _ in parts)])
+            weights = np.concatenate([np.empty(0, np.float32), *(values for _, values in parts)])
+        else:
+            raise SchemaError(f'{what} is a {type(given).__name__}; give a scipy sparse matrix or {{"indices": …, "values": …}}, one or a list of them')
+        if weights.size and weights.dtype.kind not in "fiub":
+            raise SchemaError(f"{what} of dtype {weights.dtype}; wanted real numbers")
+        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        weights = weights.astype(np.float32)
+        for bad, why in (((terms < 0) | (terms >= self.dim), f"a dimension that is not from 0 to {self.dim - 1}"), (~np.isfinite(weights), "NaN or infinity")):
+            if bad.any():
+                raise SchemaError(f"{what}, row {owner[bad][0]}: holds {why}")
+        key = owner * self.dim + terms
+        if (key[1:] < key[:-1]).any():
+            order = np.argsort(key, kind="stable")
+            owner, terms, weights = owner[order], terms[order], weights[order]
+        again = (owner[1:] == owner[:-1]) & (terms[1:] == terms[:-1])
+        if again.any():
+            raise SchemaError(f"{what}, row {owner[1:][again][0]}: gives dimension {terms[1:][again][0]} twice; add the weights up")
+        there = weights != 0
+        sizes = np.bincount(owner[there], minlength=len(starts) - 1)
+        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), terms[there].astype(np.uint32), weights[there]
+
+    # -- lists -----------------------------------------------------------------------------------
+
+    def _inverted(self) -> dict[str, np.ndarray]:
+        """Posting lists, whole (``starts``, ``rows``, ``weights``) and of the heaviest (``kept_…``), and the ``least`` and ``most`` of each."""
+        if self._lists is None:
+            terms = self._terms.array
+            # numpy sorts 16 bits by radix
+            order = np.argsort(terms.astype(np.uint16) if self.dim <= 1 << 16 else terms, kind="stable")
+            owner = np.repeat(np.arange(len(self._ids), dtype=np.uint32), np.diff(self._starts.array))
+            starts = np.concatenate([[0], np.cumsum(np.bincount(terms, minlength=self.dim))]).astype(np.int64)
+            rows, weights = owner[order], self._weights.array[order]
+            bounds = [np.zeros(self.dim, np.float32) for _ in range(2)]
+            full = np.flatnonzero(np.diff(starts))
+            for bound, best in zip(bounds, (np.minimum, np.maximum), strict=True):
+                bound[full] = best.reduceat(weights, starts[full])
+            most, keep = max(KEPT, len(self._ids) // SHARE), np.ones(len(rows), bool)
+            for term in np.flatnonzero(np.diff(starts) > most).tolist():
+                span = slice(starts[term], starts[term + 1])
+                light = np.argpartition(-np.abs(weights[span]), most - 1)[most:]
+                keep[starts[term] + light] = False
+            self._lists = {
+                "starts": starts, "rows": rows, "weights": weights, "least": bounds[0], "most": bounds[1],
+                "kept_starts": np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)[starts], "kept_rows": rows[keep], "kept_weights": weights[keep],
+            }  # fmt: skip
+        return self._lists
+
+    # -- search ----------------------------------------------------------------------------------
+
+    def search(
+        self, queries: Any, k: int = 10, filter: Any = None, *, query_cut: int | None = None, rerank: int | None = None, recall: float | None = None  # noqa: A002
+    ) -> Found:
+        """(ids int64, scores float32), (q, k), or (k,) for one ``{"indices", "values"}``: largest first, ties to the lower row; -1 and -inf where fewer
+        rows share a dimension with the query.
+
+        Exact, unless ``query_cut`` (the heaviest terms that are looked at, over pruned lists) and ``rerank`` (rows then scored in full, at least k) say
+        otherwise, or ``recall``, which chooses them by a calibration. ``filter`` is a mask over the rows in order of arrival or an array of ids.
+        """
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
+            raise InvalidArgumentError(f"k={k!r}; give 0 or more")
+        for name, value in (("query_cut", query_cut), ("rerank", rerank)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        if recall is not None:
+            check_recall(recall)
+            if query_cut is not None or rerank is not None:
+                raise InvalidArgumentError(f"recall={recall} and query_cut={query_cut}, rerank={rerank}; give one of them, for recall= chooses the others")
+            wanted = recall + (1 - recall) / 5
+            query_cut, rerank = next(((cut, depth) for cut, depth, reached in self.calibrate() if reached >= wanted), (None, None))
+        rows, mask = self._rows(queries, "queries"), self._mask(filter)
+        ids, scores = np.full((len(rows[0]) - 1, k), -1, np.int64), np.full((len(rows[0]) - 1, k), -np.inf, np.float32)
+        for i, (start, stop) in enumerate(zip(rows[0], rows[0][1:], strict=False)):
+            terms, factors = rows[1][start:stop].astype(np.int64), rows[2][start:stop]
+            exact = query_cut is None and rerank is None
+            found, far = self._exact(terms, factors, int(k), mask) if exact else self._nearly(terms, factors, int(k), query_cut or 8, rerank or 10 * int(k), mask)
+            ids[i, : len(found)], scores[i, : len(far)] = np.where(found >= 0, self._ids.array[found], -1) if len(self._ids) else -1, far
+        return (ids[0], scores[0]) if isinstance(queries, Mapping) else (ids, scores)
+
+    def _exact(self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None) -> Found:
+        made = self._inverted()
+        return self._summed(made["starts"], made["rows"], made["weights"], terms, factors, None, k, mask)
+
+    def _summed(
+        self, starts: np.ndarray, rows: np.ndarray, weights: np.ndarray, terms: np.ndarray, factors: np.ndarray, cut: int | None, k: int,
+        mask: np.ndarray | None,
+    ) -> Found:  # fmt: skip
+        made = self._inverted()
+        bounds = np.maximum(np.maximum(factors * made["most"][terms], factors * made["least"][terms]), 0)
+        # a sum that can fall again has no bound
+        if cut is None and len(terms) and (np.minimum(factors * made["most"][terms], factors * made["least"][terms]) < 0).any():
+            bounds = np.full(len(terms), np.inf, np.float32)
+        order = np.argsort(-bounds, kind="stable")[:cut]
+        found: Found = self._kernels.sparse_topk(starts, rows, weights, terms[order], factors[order], bounds[order], len(self._ids), k, mask)
+        return found
+
+    def _nearly(self, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None) -> Found:
+        made = self._inverted()
+        near = self._summed(made["kept_starts"], made["kept_rows"], made["kept_weights"], terms, factors, cut, max(k, depth), mask)[0]
+        near = np.sort(near[near >= 0])
+        if len(near) == 0:
+            return near, np.empty(0, np.float32)
+        starts, entries, weights = self._taken(near)
+        query = np.zeros(self.dim, np.float32)
+        query[terms] = factors
+        scores = np.add.reduceat(query[entries] * weights, starts[:-1])
+        best = np.argsort(-scores, kind="stable")[:k]
+        return near[best], scores[best]
+
+    def calibrate(self) -> list[tuple[int, int, float]]:
+        """[(query_cut, rerank, recall@10)] up to the first without a miss, by 64 rows that ask for their neighbours by their 40 heaviest terms; kept and saved."""
+        if self._calibrated is None or abs(len(self) - self._calibrated[0]) > STALE * self._calibrated[0]:
+            live = np.flatnonzero(self._alive.array)
+            asked = live[:: max(1, len(live) // ASKED)][:ASKED]
+            mask, curve = self._mask(None), []
+            queries = []
+            for row in asked.tolist():
+                _, terms, weights = self._taken(np.array([row]))
+                heavy = np.sort(np.argsort(-np.abs(weights), kind="stable")[:HEAVIEST])
+                queries.append((terms[heavy].astype(np.int64), weights[heavy]))
+            true = [self._exact(*query, 11, mask) for query in queries]
+            for cut, depth in LADDER if queries else ():
+                hits = total = 0
+                for query, (rows, scores) in zip(queries, true, strict=True):
+                    there = max(int((rows >= 0).sum()), 1)
+                    got = self._nearly(*query, 11, cut, depth, mask)[1]
+                    hits += int((got >= scores[there - 1] * (1 - 1e-5)).sum())
+                    total += there
+                curve.append((cut, depth, hits / total))
+                if hits == total:
+                    break
+            self._calibrated = len(self), curve
+        return self._calibrated[1]
+
+    def _mask(self, allowed: Any) -> np.ndarray | None:
+        alive = self._alive.array if self._dead else None
+        if allowed is None:
+            return alive
+        given, n = np.asarray(allowed), len(self._ids)
+        if given.dtype in (bool, np.uint8):
+            if given.shape != (n,):
+                raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({n},), or integer ids (not uint8)")
+            mask = np.ascontiguousarray(given != 0).view(np.uint8)
+        elif given.size == 0 or given.dtype.kind in "iu":
+            mask = np.isin(self._ids.array, given).view(np.uint8)
+        else:
+            raise InvalidArgumentError(f"a filter of dtype {given.dtype}; give a mask of {n} or an array of ids")
+        return mask if alive is None else mask & alive
+
+    # -- as bytes --------------------------------------------------------------------------------
+
+    def _sections(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        header = {"name": self.name, "version": self.version, "dim": self.dim, "rows": len(self._ids), "next_id": self._next_id, "calibration": self._calibrated}
+        own = {"row_starts": self._starts, "terms": self._terms, "row_weights": self._weights, "ids": self._ids, "alive": self._alive}
+        return header, {**{name: rows.array for name, rows in own.items()}, **self._inverted()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file, whole or not at all; a present one is replaced."""
+        container.write(path, *self._sections())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, kernel: str | None = None) -> SparseIndex:
+        """An index that `save` wrote, over its map, every byte checked. `CorruptionError` for damage."""
+        from ..env.local import LocalEnv
+
+        name = os.fspath(path)
+        header, arrays = container.unpack(LocalEnv().open(name, kind="index").map(), where=name)
+        if header.get("name") != cls.name or not isinstance(header.get("version"), int):
+            raise CorruptionError(f"the file holds an index named {header.get('name')!r}, not a sparse one", path=name, offset=0)
+        if header["version"] > cls.version:
+            raise FormatVersionError(f"this sparse index has format {header['version']}; this lsmtensor reads up to {cls.version}: upgrade it")
+        try:
+            made = cls(int(header["dim"]), kernel)
+            made._restore(header, arrays)
+        except (KeyError, TypeError, ValueError, IndexError) as why:
+            raise CorruptionError(f"the sections of a sparse index do not fit together ({why!r})", path=name, offset=0) from why
+        return made
+
+    def _restore(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        n = int(header["rows"])
+        starts, terms, weights, ids, alive = (arrays[name] for name in ("row_starts", "terms", "row_weights", "ids", "alive"))
+        lists = {name: arrays[name] for name in ("starts", "rows", "weights", "least", "most", "kept_starts", "kept_rows", "kept_weights")}
+        if any(a.shape != (n,) for a in (ids, alive)) or ids.dtype != np.int64 or alive.dtype != np.uint8:
+            raise ValueError(f"ids {ids.shape} and marks {alive.shape} of {n} rows")
+        for begins, count, places, values, below in (
+            (starts, n, terms, weights, self.dim), (lists["starts"], self.dim, lists["rows"], lists["weights"], n),
+            (lists["kept_starts"], self.dim, lists["kept_rows"], lists["kept_weights"], n),
+        ):  # fmt: skip
+            fits = begins.shape == (count + 1,) and begins.dtype == np.int64 and begins[0] == 0 and begins[-1] == len(places) == len(values)
+            if not fits or (np.diff(begins) < 0).any() or places.dtype != np.uint32 or values.dtype != np.float32 or (places >= below).any():
+                raise ValueError(f"{count} lists {begins.shape} of {places.dtype} {places.shape} and {values.dtype} {values.shape}")
+        if any(lists[name].shape != (self.dim,) or lists[name].dtype != np.float32 for name in ("least", "most")):
+            raise ValueError(f"bounds {lists['least'].shape} and {lists['most'].shape} of {self.dim} lists")
+        self._starts, self._terms, self._weights, self._ids = Rows(starts), Rows(terms), Rows(weights), Rows(ids)
+        self._alive, self._lists, self._next_id = Rows(np.array(alive != 0, np.uint8)), lists, int(header["next_id"])
+        self._dead = n - int(self._alive.array.sum())
+        if header["calibration"] is not None:
+            count, curve = header["calibration"]
+            self._calibrated = int(count), [(int(cut), int(depth), float(reached)) for cut, depth, reached in curve]
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by part; mapped ones count too."""
+        parts = {name: array.nbytes for name, array in self._sections()[1].items()}
+        return {**parts, "total": sum(parts.values())}
+
+    def stats(self) -> dict[str, Any]:
+        """What is in it and what computes."""
+        return {
+            "name": self.name, "dim": self.dim, "rows": len(self), "removed": self._dead, "entries": len(self._terms), "kept": len(self._inverted()["kept_rows"]),
+            "backend": self._kernels.backend, "isa": self._kernels.isa, "bytes": self.memory()["total"],
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<lsmtensor sparse index: {len(self):,} rows of {self.dim:,} dimensions, {len(self._terms):,} entries>"
