@@ -295,3 +295,34 @@ def expect(view, kinds, rows):
     for name in kinds:
         got = view.scan(["id"], where=pc.field(name) > 50).read_all().column("id").to_pylist()
         assert got == [k for k in sorted(rows) if rows[k][name] is not None and rows[k][name] > 50]
+
+
+def test_columns_under_codecs_and_of_codes(tmp_path):
+    luck = np.random.default_rng(2)
+    kind = lt.tensor("float32", (8,))
+    columns = [
+        lt.Column("id", pa.int64()), lt.Column("s", pa.string(), codec="zstd(level=3)"), lt.Column("v", kind, quant="int8", keep_full=False),
+        lt.Column("w", kind, codec="shuffle+lz4"),
+    ]  # fmt: skip
+    with lt.open(tmp_path / "a.lsm", config=CONFIG) as db:
+        t = db.create_table("t", lt.Schema(columns, primary_key="id"))
+        v, w = (luck.normal(size=(100, 8)).astype(np.float32) for _ in range(2))
+        t.insert({"id": range(100), "s": [f"x{i % 9}" for i in range(100)], "v": v, "w": w})
+        db.flush()
+        before, version = t.to_arrow(), db.version
+        t.rename_column("v", "codes")
+        t.rename_column("s", "text")
+        t.widen_column("w", lt.tensor("float64", (8,)))
+        t.add_column(lt.Column("z", kind, codec="zstd(level=1)"), np.ones(8, np.float32))
+        t.add_column(lt.Column("q", kind, quant="int8", keep_full=False))
+        with pytest.raises(SchemaError, match="codes"):
+            t.widen_column("codes", lt.tensor("float64", (8,)))
+        with pytest.raises(InvalidArgumentError, match="codes"):
+            t.add_column(lt.Column("p", kind, quant="int8", keep_full=False), np.ones(8, np.float32))
+        t.update([3], {"q": np.ones((1, 8)), "codes": np.ones((1, 8))})
+        row = {n: np.asarray(x).tolist() for n, x in t.get(3).items()}
+        assert row["z"] == [1] * 8 and row["w"] == w[3].tolist() and t.get(4)["codes"].tolist() == before.column("v")[4].as_py()
+        for act in (db.flush, db.compact, db.verify):
+            act()
+            assert {n: np.asarray(x).tolist() for n, x in t.get(3).items()} == row
+        assert db.at(version=version)["t"].to_arrow().equals(before)

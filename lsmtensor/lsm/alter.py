@@ -50,6 +50,8 @@ def add_column(tree: Tree, table: int, column: Column, value: Any, columns: Sequ
     if not isinstance(column, Column):
         raise InvalidArgumentError(f"column is a {type(column).__name__}; give lsmtensor.Column(name, type)")
     check_stored(column)
+    if column.quant is not None and value is not None:
+        raise InvalidArgumentError(f"column {column.name!r} with quant={column.quant} and a value; codes are made when rows are written: add it without one, then update()")
     if not callable(value):
         return _change(tree, table, lambda schema: evolution.added(schema, column, evolution.fill_of(column, value)))
     if columns is not None and not columns:
@@ -105,6 +107,8 @@ def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
         if users and isinstance(schema.field(name).type, TensorType):
             raise SchemaError(f"column {name!r} has the index {users[0]!r}, which was built from its old values; drop_index({users[0]!r}) first")
         _not_unique(tree, table, schema, name)
+        if schema.field(name).quant is not None:
+            raise SchemaError(f"column {name!r} holds codes of {schema.field(name).quant}, which another type would change; add a column of that type instead")
         return evolution.widened(schema, name, kind)
 
     return _change(tree, table, change)
