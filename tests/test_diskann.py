@@ -241,3 +241,38 @@ def test_a_damaged_page_of_a_segment_is_searched_without(tmp_path):
         assert found.equals(want)
         assert db["docs"].search(rows[0], explain=True)["sources"][0]["walked"] == "no segment"
         expect(CorruptionError, "page", db.verify)
+
+
+def test_calibrates_from_pages(tmp_path):
+    rows = vectors(1, 1500, 16)
+    index = made(rows)
+    assert reloaded(index, tmp_path).calibrate() == index.calibrate()
+
+
+def test_interrupted_additions_to_a_loaded_index(tmp_path):
+    """The first rows of what was added are kept, whole, and the pages stay as they are."""
+    rows = vectors(1, 1200, 16)
+    index = reloaded(made(rows[:800]), tmp_path)
+    whole, calls = index._kernels, []
+
+    class Broken:
+        def __getattr__(self, name):
+            return self.reverse if name == "code_reverse" else getattr(whole, name)
+
+        def reverse(self, *args):
+            calls.append(args)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            return whole.code_reverse(*args)
+
+    index._kernels = Broken()
+    with pytest.raises(KeyboardInterrupt):
+        index.add(rows[800:])
+    index._kernels = whole
+    n = len(index)
+    assert 800 < n < 1200 and np.array_equal(index._vectors.array, rows[:n])
+    assert (index.search(rows[:n:7], 1)[0][:, 0] == np.arange(0, n, 7)).mean() > 0.99
+    again = reloaded(index, tmp_path)
+    assert again.digest() == index.digest()
+    again.add(rows[n:])
+    assert recall(again.search(rows[:50] + 0.01, 10)[1], true_distances(rows[:50] + 0.01, rows, "l2"), 10) >= 0.97

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LADDER = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 # rows that are asked for their own nearest, and how many
 ASKED, NEAREST = 128, 10
+# rows compared with them at a time
+BLOCK = 65536
 # the rows may grow or shrink by this share before a calibration is made anew
 STALE = 0.2
 Curve = list[tuple[int, float]]
@@ -29,11 +31,16 @@ def calibrate(index: VectorIndex) -> Curve:
     asked = live[:: max(1, len(live) // ASKED)][:ASKED]
     if index.dial is None or len(asked) < 2:
         return []
-    queries = np.ascontiguousarray(index._vectors.array[asked])
+    queries = np.ascontiguousarray(index._vectors.take(asked))
     alive = None if index._alive is None else index._alive.array
     # each finds itself too: one more, which counts neither way
     k = min(NEAREST + 1, len(live))
-    limit = index._kernels.topk(queries, index._vectors.array, k, index._code, alive)[1][:, -1:]
+    nearest = np.full((len(asked), k), np.inf, np.float32)
+    for at in range(0, len(index._vectors), BLOCK):
+        # rows may lie in a file and be more than memory holds
+        rows, mask = index._vectors.part(at, min(at + BLOCK, len(index._vectors))), None if alive is None else alive[at : at + BLOCK]
+        nearest = np.sort(np.concatenate([nearest, index._kernels.topk(queries, rows, k, index._code, mask)[1]], 1), 1)[:, :k]
+    limit = nearest[:, -1:]
     curve: Curve = []
     for value in LADDER:
         found = index._near(queries, k, alive, **{index.dial: value})[1]
