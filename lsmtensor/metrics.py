@@ -54,12 +54,14 @@ class Counters(Mapping[str, int]):
 
     def __enter__(self) -> Counters:
         global _open
+        report_all()
         with _CHANGING:
             _open = (*_open, self)
         return self
 
     def __exit__(self, *_: object) -> None:
         global _open
+        report_all()
         with _CHANGING:
             _open = tuple(c for c in _open if c is not self)
 
@@ -78,6 +80,15 @@ class Counters(Mapping[str, int]):
 
     def __repr__(self) -> str:
         return f"<lsmtensor.Counters {', '.join(f'{n}={c:,}' for n, c in self.items()) or 'nothing'}>"
+
+
+lookups: weakref.WeakSet[Reporter] = weakref.WeakSet()  # who counts keys by itself
+
+
+def report_all() -> None:
+    """What was counted so far is told to who is open so far."""
+    for reporter in list(lookups):
+        reporter.report()
 
 
 _CHANGING = threading.Lock()

@@ -939,7 +939,7 @@ cdef class BatchRows:
 
 cdef class FileRows:
     """The batches of a table file by key: ``load(i)`` makes one, at its first use. ``bloom`` is (bits, probes, blocked) or None;
-    ``starts`` the number of each batch's first row."""
+    ``starts`` the number of each batch's first row, ``tell`` is told what was sought."""
 
     cdef object load, bits
     cdef list batches, firsts, lasts
@@ -948,10 +948,12 @@ cdef class FileRows:
     cdef bint blocked, ints
     cdef int64_t *last_ints
     cdef int64_t *starts
-    cdef long n
+    cdef long n, sought, passed, met
+    cdef object tell, __weakref__
 
-    def __cinit__(self, bint ints, list firsts, list lasts, bloom, load, starts):
+    def __cinit__(self, bint ints, list firsts, list lasts, bloom, load, starts, tell):
         cdef long i
+        self.tell = tell
         self.ints, self.firsts, self.lasts, self.load, self.n = ints, firsts, lasts, load, len(lasts)
         self.batches = [None] * self.n
         if bloom is not None:
@@ -969,6 +971,25 @@ cdef class FileRows:
     def __dealloc__(self):
         free(self.last_ints)
         free(self.starts)
+
+    def report(self):
+        """Tell how many keys were sought since the last time, how many the filter let through, and how many were there."""
+        sought, passed, met = self.sought, self.passed, self.met
+        self.sought = self.passed = self.met = 0
+        if sought:
+            self.tell(sought, passed, met)
+
+    def __del__(self):
+        self.report()
+
+    cdef bint _below_first(self, const uint8_t *key, long size, int64_t number) noexcept:
+        cdef long have
+        cdef int c
+        if self.ints:
+            return number < <int64_t>self.firsts[0]
+        have = PyBytes_GET_SIZE(self.firsts[0])
+        c = memcmp(PyBytes_AS_STRING(self.firsts[0]), key, min(have, size))
+        return c > 0 or (c == 0 and have > size)
 
     cdef bint _may_hold(self, uint64_t h) noexcept:
         """The filter's answer; the same arithmetic as the kernels' ``bloom_test`` and ``block_bloom_test``."""
@@ -994,7 +1015,7 @@ cdef class FileRows:
             h = h + step
         return True
 
-    cdef long _place(self, const uint8_t *key, long size, int64_t number, bint last) noexcept:
+    cdef long _place(self, const uint8_t *key, long size, int64_t number) noexcept:
         """The first batch whose last key is not below the key."""
         cdef long low = 0, n = self.n, half, have
         cdef int c
@@ -1018,9 +1039,13 @@ cdef class FileRows:
         """The batch, its row and the row's number of the newest version that the snapshot sees; None where there is none."""
         cdef long i, at
         cdef BatchRows batch
+        i = self._place(key, size, number)
+        if i >= self.n or self._below_first(key, size, number):
+            return None
+        self.sought += 1
         if self.bits is not None and not self._may_hold(hash):
             return None
-        i = self._place(key, size, number, True)
+        self.passed += 1
         while i < self.n:
             batch = self.batches[i]
             if batch is None:
@@ -1028,6 +1053,7 @@ cdef class FileRows:
             at = batch.lower(key, size, number)
             while at < batch.n and batch._compare(at, key, size, number) == 0:
                 if batch.seqs[at] <= snapshot:
+                    self.met += 1
                     row[0], number_of[0] = at, self.starts[i] + at
                     return batch
                 at += 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from ..convert import row_value
+from ..metrics import looked_up, lookups
 from ..rows.columns import key_place, lanes_of
 from ..schema import Schema
 from .filters import plain
@@ -20,7 +22,11 @@ def file_rows(reader: TableReader, kit: Any, schema: Schema, physical: pa.Schema
         return None
     firsts, lasts = reader.key_ranges
     ints = bool(lasts) and isinstance(lasts[0], int)
-    return kit.FileRows(ints, firsts, lasts, plain(reader.filter), lambda i: _batch(reader, kit, schema, i), (reader.batch_starts + first).tolist())
+    tell = partial(looked_up, reader.metrics, reader.filter is not None)
+    made = kit.FileRows(ints, firsts, lasts, plain(reader.filter), lambda i: _batch(reader, kit, schema, i), (reader.batch_starts + first).tolist(), tell)
+    reader.metrics.reporters.add(made)
+    lookups.add(made)
+    return made
 
 
 def _batch(reader: TableReader, kit: Any, schema: Schema, i: int) -> Any:

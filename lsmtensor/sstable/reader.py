@@ -35,7 +35,7 @@ class TableReader:
 
     def __init__(self, env: Env, path: str, number: int, cache: Cache | None = None) -> None:
         self.path, self.number, self._cache = path, number, cache or Cache(0)
-        self._metrics = env.metrics
+        self.metrics = env.metrics
         self._file = env.open(path, kind="table")
         self._map = self._file.map()
         self._bytes = np.frombuffer(self._map, np.uint8)
@@ -327,7 +327,7 @@ class TableReader:
             for i in np.unique(starts).tolist():
                 if i < self.num_batches:
                     self._find_in(i, keys, wanted[starts == i], snapshot, rows)
-        looked_up(self._metrics, self._filter is not None, len(keys), len(wanted), int(np.count_nonzero(rows >= 0)))
+        looked_up(self.metrics, self._filter is not None, len(keys), len(wanted), int(np.count_nonzero(rows >= 0)))
         return rows
 
     def _find_in(self, i: int, keys: pa.Array, mine: np.ndarray, snapshot: int, rows: np.ndarray) -> None:
