@@ -95,6 +95,11 @@ _CHANGING = threading.Lock()
 _open: tuple[Counters, ...] = ()
 
 
+def counting() -> bool:
+    """Whether some counters are open."""
+    return bool(_open)
+
+
 def count(name: str, amount: int = 1) -> None:
     """Tell the open counters, of which there are none as a rule."""
     for counters in _open:

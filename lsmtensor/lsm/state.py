@@ -14,6 +14,7 @@ from .. import rows
 from ..arrowbytes import binary_parts
 from ..arrowtake import one_chunk
 from ..keys import KeyCodec, physical_schema
+from ..metrics import counting
 from ..rows.columns import format_of
 from ..schema import Schema
 from . import keyspace
@@ -220,7 +221,7 @@ class View:
 
     def locate(self, keys: pa.Array) -> tuple[Any, Any]:
         """(source, row) per encoded key; -1 where no row is visible."""
-        if self.overlay is None and self.table.short:
+        if self.overlay is None and self.table.short and not counting():  # the compiled pass counts nothing
             found = self.table.locate(keys, self.version, self.sources)
             if found is not None:
                 return found
