@@ -1,5 +1,6 @@
 # make run    the main job on the bundled data      make test      lint, types and the fast tests
 # make bench  the ingest and search benchmarks      make test-all  the slow tests too
+# make reliability  faults by the thousand, and docs/reliability.md written from what came of them (20 min)
 # make asv    the suite of asv_bench/ once, on what is installed
 # make peers  us beside other libraries, into docs/peers.md (QUICK=--quick: a glance)
 PYTHON ?= python3
@@ -40,6 +41,9 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+reliability: .venv/dev
+	$(BIN)/python -m lsmtensor.testing.reliability docs/reliability.md
+
 bench: .venv/dev
 	$(BIN)/lsmtensor bench ingest
 	$(BIN)/lsmtensor bench ann
@@ -52,4 +56,4 @@ peers: .venv/dev
 	$(BIN)/lsmtensor bench peers $(QUICK) --out runs
 	$(BIN)/python -m lsmtensor.bench.peers.page runs/peers.jsonl docs/peers.md
 
-.PHONY: help run lint test test-all bench asv peers
+.PHONY: help run lint test test-all reliability bench asv peers

@@ -52,7 +52,7 @@ def child(code, *arguments, limit=None, **options):
 READER = """
     import sys, lsmtensor as lt
     seen = 0
-    for _ in range(25):
+    for _ in range(8):
         with lt.open(sys.argv[1], mode="r") as db:
             n = db["t"].to_arrow()["n"].to_pylist()
             assert len(n) == 50 and len(set(n)) == 1 and n[0] >= seen, (seen, set(n))

@@ -1,0 +1,125 @@
+"""``docs/reliability.md``: what was tried against the store and what came of it, measured now.
+
+``python -m lsmtensor.testing.reliability [FILE] [THIN]``. ``THIN`` 1 tries everything that fits in about twenty minutes of one core,
+larger numbers every THIN-th fault.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import damage, workload
+from .crash import enumerate_crashes, enumerate_errors
+from .history import run_history
+
+Row = tuple[str, str, int, str]
+
+HEAD = """# Reliability
+
+What was tried against the store, how often, and what came of it: `make reliability` writes this page. "Wrong" counts lost or invented
+commits, wrong answers, errors that are not ours, interpreters that crashed. The suites are in `lsmtensor/testing/` and run on any
+file kind that a workload makes: a step added to `workload.STEPS` joins all of them.
+
+"""
+
+TAIL = """
+Beside these, by the tests themselves: a hypothesis state machine over the public API against dicts of versions, with crashes and refused
+calls between its steps (`tests/test_model.py`; its findings are `tests/test_regressions.py`); readers in other processes while files
+come and go, two writers, a killed writer's lock, handles across fork and spawn, limits of memory, file size and open files, a full
+disk and a read-only mount (`tests/test_concurrency.py`); salvage from every damage (`tests/test_repair.py`); writers killed by
+SIGKILL on real disks (`lsmtensor run --kills`). `lsmtensor/testing/mutation.py` takes each sync and each checksum away and asks the
+suites whether they notice.
+
+## What is not promised
+
+- A database that was killed and then damaged in the unsynced end of its newest log or manifest is found as it was some commits ago:
+  such an end cannot be told from one that the power took. A closed database has no such end.
+- Damage by somebody who computes checksums: CRC32C and the hash tree find accidents. Roots kept elsewhere (`db.root()`,
+  `verify_proof`) find intent.
+- The file system in memory knows lost, torn and reordered writes, names lost with their folder, and syncs that fail. It does not
+  know disks that lie about syncs, and it keeps a rename whole.
+
+## The tests that others fail
+
+"""
+
+# T1 to T15: failures of stores of this kind, each with the tests that show ours does not have it
+TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "T1": ("a killed writer loses at most what was not synced", ("test_crash.py::test_power_loss_at_every_call_and_in_recovery", "test_concurrency.py::test_two_writers_and_a_killed_one")),
+    "T2": ("a torn record, then more appends: no later record is lost", ("test_wal.py::test_round_trip_of_any_payloads", "test_regressions.py::test_what_a_failed_sync_left_in_memory_is_written_again")),
+    "T3": ("any flipped byte is detected and located, the rest stays readable", ("test_bad_bytes.py::test_damage_at_every_byte", "test_repair.py::test_a_damaged_chunk_costs_the_rows_that_lie_in_it")),
+    "T4": ("deletes and duplicates, then a reopen: indexes answer as an exact search", ("test_model.py::test_a_life_of_a_database_agrees_with_dicts", "test_database.py::test_search_agrees_with_brute_force_everywhere")),
+    "T5": ("a key written k times is read at flat cost", ()),
+    "T6": ("rows inserted after an index was built are found at once", ("test_create_index.py::test_segments_are_made_used_kept_and_dropped",)),
+    "T7": ("one writer and readers in other processes; a second writer gets a clear error", ("test_concurrency.py::test_readers_in_other_processes_while_files_come_and_go", "test_concurrency.py::test_two_writers_and_a_killed_one")),
+    "T8": ("the same seed gives the same index and results, whatever the threads", ("test_indexes_conformance.py",)),
+    "T9": ("arrays keep dtype, shape and byte order", ("test_tensors.py::test_exact_round_trip",)),
+    "T10": ("closed and reopened in another process, rows and metadata are intact", ("test_transactions.py::test_pickled_handles",)),
+    "T11": ("data loaders with fork and spawn", ("test_concurrency.py::test_handles_in_workers_of_a_data_loader",)),
+    "T12": ("a studio that computes its numbers from the store", ()),
+    "T13": ("examples of the documentation are run", ("test_docs.py",)),
+    "T14": ("building HNSW is sub-quadratic", ()),
+    "T15": ("a published recall curve of GWI with a floor that is checked", ()),
+}
+
+
+def rows(thin: int) -> Iterator[Row]:
+    """(fault, where, tried, what came of it), one suite after the other. O(20 min / thin)."""
+    crashes = enumerate_crashes(every=2 * thin, recovery_every=60, stop_at=1000)
+    told = f"{len(crashes.wrong)} wrong; {crashes.checked:,} different states opened and checked"
+    yield "power loss", f"every {_nth(2 * thin)} of {crashes.calls:,} disk calls, and in recoveries", crashes.left, told
+    for sync in ("every", "none", "buffered(ms=5)"):
+        config = workload.CONFIG.with_set(f"wal.sync={sync}")
+        made = enumerate_crashes(config=config, every=16 * thin, prefix=sync != "every", stop_at=1000)
+        yield f"power loss, `wal.sync={sync}`", "a prefix of the commits" if sync != "every" else "every commit", made.left, f"{len(made.wrong)} wrong"
+    refused = [
+        ("write", errno.ENOSPC, 24), ("write", errno.EIO, 26), ("sync", errno.EIO, 4), ("create", errno.EMFILE, 2), ("rename", errno.EIO, 1),
+        ("link", errno.EMLINK, 1), ("unlink", errno.EROFS, 2), ("sync_dir", errno.EIO, 2), ("truncate", errno.EIO, 1), ("open", errno.EMFILE, 2), ("read", errno.EIO, 2),
+    ]  # fmt: skip
+    for op, code, every in refused:
+        pair = [enumerate_errors(op, code, every=every * max(1, thin // 2), lasting=lasting, stop_at=1000) for lasting in (False, True)]
+        wrong = sum(len(p.wrong) for p in pair)
+        yield f"{errno.errorcode[code]} of {op}", "once, and from there on", sum(p.calls for p in pair), f"{wrong} wrong"
+    for fault in damage.FAULTS:
+        found = damage.try_damages(5 * thin if fault in ("flip", "cut", "zeros") else 1, faults=(fault,), stop_at=1000)
+        kinds = ", ".join(sorted({kind for kind, _ in [*found.right, *found.said]}))
+        outcome = f"{len(found.wrong)} wrong; {sum(found.said.values()):,} told, {sum(found.right.values()):,} answered rightly"
+        yield f"bytes: {fault}", kinds, found.tried, outcome
+    killed = damage.try_damages(20 * thin, closed=False, stop_at=1000)
+    yield "bytes after a kill", "all of these", killed.tried, f"{len(killed.wrong)} wrong"
+    done = wrong = 0
+    for seed in range(max(2, 40 // thin)):
+        history = run_history(seed)
+        done, wrong = done + len(history.done), wrong + len(history.check())
+    yield "threads", "transactions, snapshots and searches beside flushes and merges", done, f"{wrong} violations of snapshot isolation"
+
+
+def _nth(n: int) -> str:
+    return "one" if n == 1 else f"{n}th"
+
+
+def write(path: Path, thin: int, say: Callable[[str], object] = print) -> list[Row]:
+    """Run everything and write the page; answers its rows."""
+    begin, made = time.monotonic(), []
+    lines = ["| fault | where | tried | outcome |", "|---|---|---|---|"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for row in rows(thin):
+            made.append(row)
+            lines.append(f"| {row[0]} | {row[1]} | {row[2]:,} | {row[3]} |")
+            say(f"{time.monotonic() - begin:6.0f} s  {row[0]}: {row[2]:,} tried, {row[3]}")
+    lines.append(f"\n{sum(r[2] for r in made):,} faults in {time.monotonic() - begin:,.0f} s on one core, thinned {thin}-fold.")
+    shown = ["| | what | tests |", "|---|---|---|"]
+    for name, (what, tests) in TESTS.items():
+        shown.append(f"| {name} | {what} | {', '.join(f'`{t}`' for t in tests) or 'none yet'} |")
+    path.write_text(HEAD + "\n".join(lines) + "\n" + TAIL + "\n".join(shown) + "\n", encoding="utf-8")
+    return made
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reliability.md"), int(sys.argv[2]) if len(sys.argv) > 2 else 1)
