@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
@@ -88,3 +89,22 @@ def test_closing_lets_go_of_every_file(tmp_path):
     dbs = [lt.open(tmp_path / "a")]
     dbs[0].close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("op", ["sync", "write"])
+def test_a_database_that_failed_and_was_dropped_lets_go_of_its_lock(op):
+    """The log kept the exception, its traceback kept the frames, and they kept the database: only the end of the process freed the lock."""
+    env = FaultyEnv()
+
+    def fails():
+        db = opened(env)
+        table = db.create_table("t", SCHEMA)
+        env.fail(op)
+        table.put(1)
+
+    with pytest.raises(lt.StorageError):
+        fails()
+    env.heal()
+    gc.collect()
+    with opened(env) as db:
+        assert db.tables == ["t"]

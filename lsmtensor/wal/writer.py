@@ -86,7 +86,7 @@ class WalWriter:
         try:
             self._file.write(record)
         except BaseException as why:
-            self._torn, self._plain = why, False
+            self._torn, self._plain = _kept(why), False
             raise
         self._last = (version, time_ns)
         self._end = self._written = end + len(record)
@@ -193,7 +193,7 @@ class WalWriter:
                 self._file.writev(held)
         except BaseException as why:
             # even an interrupt may leave half a record behind
-            self._torn, self._plain = why, False
+            self._torn, self._plain = _kept(why), False
             self._end = self._written
             raise
         self._written = self._end
@@ -233,7 +233,7 @@ class WalWriter:
             if failure is None:
                 self._synced = max(self._synced, reached)
             else:
-                self._lost = failure
+                self._lost = _kept(failure)
             self._changed.notify_all()
         if failure is not None:
             raise failure
@@ -258,3 +258,8 @@ class WalWriter:
                     self._sync_to(self._end)
             except OSError:
                 return  # kept in `_torn` or `_lost`: the next append and wait say it
+
+
+def _kept(why: BaseException) -> StorageError:
+    """A failure to tell again, without its traceback: that would hold the frames of whoever met it, and the database in them."""
+    return StorageError(f"{why}", getattr(why, "errno", None))
