@@ -82,7 +82,7 @@ def rows(thin: int) -> Iterator[Row]:
         ("link", errno.EMLINK, 1), ("unlink", errno.EROFS, 2), ("sync_dir", errno.EIO, 2), ("truncate", errno.EIO, 1), ("open", errno.EMFILE, 2), ("read", errno.EIO, 2),
     ]  # fmt: skip
     for op, code, every in refused:
-        pair = [enumerate_errors(op, code, every=every * max(1, thin // 2), lasting=lasting, stop_at=1000) for lasting in (False, True)]
+        pair = [enumerate_errors(op, code, every=every * max(1, thin // 2) if every > 1 else 1, lasting=lasting, stop_at=1000) for lasting in (False, True)]
         wrong = sum(len(p.wrong) for p in pair)
         yield f"{errno.errorcode[code]} of {op}", "once, and from there on", sum(p.calls for p in pair), f"{wrong} wrong"
     for fault in damage.FAULTS:
