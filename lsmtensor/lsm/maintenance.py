@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import InvalidArgumentError, StorageError
-from . import compaction, keyspace, ops
+from . import compaction, keyspace, ops, readers
 from .expiry import Expiring, Expiry, expiry_of
 from .layout import FileRef, Key, Run, TableState
 from .manifest import file_path
@@ -42,7 +42,7 @@ def _retire_logs(tree: Tree) -> None:
             tree.install([ops.drop_wals(done)])
     for number in done:
         try:
-            tree.env.unlink(file_path(tree.path, "wal", number))
+            readers.discard(tree.env, tree.path, file_path(tree.path, "wal", number))
         except StorageError as why:
             warnings.warn(f"log {number} is done with but stays on disk: {why}", stacklevel=2)
 

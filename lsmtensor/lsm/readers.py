@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from itertools import count
 from typing import Any
 
@@ -17,11 +18,16 @@ from ..errors import LockedError, LsmTensorError
 _NUMBERS = count(1)
 
 
-def register(env: Env, path: str, version: int) -> tuple[str, Lock] | None:
-    """(file, its lock), or None where the folder cannot be written."""
+# files that a writer no longer needs and somebody who is opening the database may
+_LEFT: weakref.WeakKeyDictionary[Env, dict[str, list[str]]] = weakref.WeakKeyDictionary()
+
+
+def register(env: Env, path: str, version: int | None) -> tuple[str, Lock] | None:
+    """(file, its lock), or None where the folder cannot be written. Version None: it is being opened, and files that the layout does not
+    name any more stay until it is."""
     name = f"{path}/readers/{os.getpid()}-{next(_NUMBERS)}"
     try:
-        return name, env.lock(name, note=str(version))
+        return name, env.lock(name, note="opening" if version is None else str(version))
     except LsmTensorError:
         return None
 
@@ -31,6 +37,17 @@ def release(env: Env, pin: tuple[str, Lock] | None) -> None:
         with contextlib.suppress(LsmTensorError):  # the folder became read-only; a pin without a lock holds nothing
             env.unlink(pin[0])
         pin[1].close()
+
+
+def discard(env: Env, path: str, file: str) -> None:
+    """Unlink a file of the database at ``path``, now or, while somebody opens it, at a later call; what is left is swept at the next open."""
+    waiting = _LEFT.setdefault(env, {})
+    left = [*waiting.pop(path, []), file]
+    if any(reader["version"] is None for reader in listed(env, path)):
+        waiting[path] = left
+        return
+    for name in left:
+        env.unlink(name)
 
 
 def listed(env: Env, path: str) -> list[dict[str, Any]]:

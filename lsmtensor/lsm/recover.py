@@ -14,7 +14,7 @@ from ..errors import CorruptionError, FormatVersionError, StorageError
 from ..wal.format import ROWS
 from ..wal.reader import LogReader, WalRecord, read_wal, seal_wal
 from . import commit as commits
-from . import short
+from . import readers, short
 from .columns import MADE
 from .layout import Run
 from .manifest import Manifest, file_path, parse_file_name
@@ -27,15 +27,22 @@ FOLDERS = ("wal", "sst", "blob", "readers")
 def open_tree(env: Env, path: str, config: RunConfig, *, read_only: bool) -> Tree:
     """The tree of a folder whose manifest is there; the caller holds the folder's lock unless ``read_only``.
 
-    A reader beside a writer may find that a file it read of is gone or has grown: it looks again where the layout has changed.
+    A reader says that it is there before it looks, so that a writer keeps the files it may read of. One that cannot, or that finds a log grown, looks again
+    where the layout has changed.
     """
-    for _ in range(READER_ATTEMPTS if read_only else 1):
-        seen = _layout_place(env, path)
-        try:
-            return _open(env, path, config, read_only)
-        except (CorruptionError, StorageError):
-            if not read_only or _layout_place(env, path) == seen:
-                raise
+    if not read_only:
+        return _open(env, path, config, read_only)
+    pin = readers.register(env, path, None)
+    try:
+        for _ in range(READER_ATTEMPTS):
+            seen = _layout_place(env, path)
+            try:
+                return _open(env, path, config, read_only)
+            except (CorruptionError, StorageError):
+                if _layout_place(env, path) == seen:
+                    raise
+    finally:
+        readers.release(env, pin)
     raise StorageError(f"{path} changes faster than it can be read; try again")
 
 

@@ -7,6 +7,7 @@ holds it lets go: readers never see a file vanish, and nobody counts references 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from ..env.base import Env
 from ..errors import StorageError
 from ..memtable.base import Memtable
 from ..sstable.reader import TableReader
-from . import keyspace
+from . import keyspace, readers
 from .columns import reader_for
 from .keyspace import Key
 from .layout import FileRef, Run
@@ -49,7 +50,7 @@ class TableFile:
         if getattr(self, "obsolete", False):
             # what stays behind is swept at the next open
             with contextlib.suppress(StorageError, OSError):
-                self.env.unlink(self.path)
+                readers.discard(self.env, os.path.dirname(os.path.dirname(self.path)), self.path)
 
 
 class RunSource:
