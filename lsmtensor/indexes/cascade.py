@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidArgumentError, UnknownNameError
-from ..kernels.numpy_codes import STARTS, forest_starts, prefix_of
+from ..kernels.numpy_codes import STARTS, prefix_of
 from ..registry import near
 from . import REGISTRY
 from .base import Found
@@ -83,7 +83,8 @@ class Cascade(FQG):
         """uint32 (q, s): the rows that the stages before the graph give, some more than once."""
         seen = np.ascontiguousarray(queries * inverse_norms(queries, self._code)[:, None])
         if self.tree:
-            return forest_starts(seen, (*forest.arrays().values(), self.nprobe, self.window))
+            begun: np.ndarray = forest.planted.starts(seen)
+            return begun
         # buckets of one prefix length; an empty one gives the row after it
         sides = np.einsum("qd,tbd->qtb", seen, forest.planes, optimize=True) - forest.shifts
         n = forest.keys.shape[1]

@@ -7,6 +7,7 @@ share the longest prefixes with it, however crowded the place is: buckets that s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,28 @@ BITS = 32
 
 @dataclass(frozen=True)
 class Forest:
-    """float32 ``planes`` (t, 32, d) and ``shifts`` (t, 32); uint32 ``keys`` in order and the ``rows`` that have them, (t, n)."""
+    """float32 ``planes`` (t, 32, d) and ``shifts`` (t, 32); uint32 ``keys`` in order and the ``rows`` that have them, (t, n).
+
+    A query asks for ``nprobe`` keys in each table and takes ``window`` rows around each.
+    """
 
     planes: np.ndarray
     shifts: np.ndarray
     keys: np.ndarray
     rows: np.ndarray
+    nprobe: int
+    window: int
+    kernels: Any
+
+    @cached_property
+    def planted(self) -> Any:
+        """The form that the kernels take, made once."""
+        return self.kernels.code_forest(self.planes, self.shifts, self.keys, self.rows, self.nprobe, self.window)
 
     @classmethod
-    def plant(cls, vectors: np.ndarray, coded: CodedRows, tables: int, seed: int, kernels: Any) -> Forest:
-        """Over rows (n, d) as they are coded. O(n tables (32 d + log n))."""
+    def plant(cls, vectors: np.ndarray, coded: CodedRows, trees: tuple[int, int, int], seed: int, kernels: Any) -> Forest:
+        """Over rows (n, d) as they are coded; ``trees`` are tables, nprobe and window. O(n tables (32 d + log n))."""
+        tables, nprobe, window = trees
         assert coded.grid is not None
         n, d = vectors.shape
         planes = np.random.default_rng(seed).standard_normal((tables * BITS, d), np.float32)
@@ -40,16 +53,17 @@ class Forest:
             sides = -kernels.pairwise(some * inverse_norms(some, coded.metric)[:, None], planes, IP).reshape(len(some), tables, BITS)
             keys[:, at : at + 16384] = np.packbits(sides > shifts, axis=2).view(">u4")[:, :, 0].T
         rows = np.argsort(keys, axis=1, kind="stable").astype(np.uint32)
-        return cls(planes.reshape(tables, BITS, d), shifts, np.ascontiguousarray(np.take_along_axis(keys, rows, 1)), rows)
+        return cls(planes.reshape(tables, BITS, d), shifts, np.ascontiguousarray(np.take_along_axis(keys, rows, 1)), rows, nprobe, window, kernels)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"planes": self.planes, "shifts": self.shifts, "keys": self.keys, "keyed": self.rows}
 
     @classmethod
-    def restore(cls, arrays: dict[str, np.ndarray], n: int, dim: int, tables: int) -> Forest | None:
+    def restore(cls, arrays: dict[str, np.ndarray], n: int, dim: int, trees: tuple[int, int, int], kernels: Any) -> Forest | None:
         """What `arrays` gave, None where there is none; `CorruptionError` for anything else."""
         if "planes" not in arrays:
             return None
+        tables, nprobe, window = trees
         planes, shifts, keys, rows = (arrays.get(name, np.empty((0, 0), np.uint8)) for name in ("planes", "shifts", "keys", "keyed"))
         shapes = planes.shape == (tables, BITS, dim) and shifts.shape == (tables, BITS) and rows.shape == keys.shape and keys.shape[0] == tables
         dtypes = planes.dtype == shifts.dtype == np.float32 and keys.dtype == rows.dtype == np.uint32
@@ -57,4 +71,4 @@ class Forest:
             raise CorruptionError(f"a forest over {n} rows has planes {planes.shape}, keys {keys.dtype} {keys.shape} out of order, or rows beyond them")
         if not np.isfinite(planes).all() or not np.isfinite(shifts).all():
             raise CorruptionError("the planes of a forest hold NaN or infinity")
-        return cls(planes, shifts, keys, rows)
+        return cls(planes, shifts, keys, rows, nprobe, window, kernels)

@@ -199,7 +199,7 @@ class FQG(VectorIndex):
     def _plant(self) -> None:
         self._forest = None
         if self.entries == "forest" and self._done >= self.planted_from:
-            self._forest = Forest.plant(self._vectors.array[: self._done], self._coded, self._trees[0], self.seed, self._kernels)
+            self._forest = Forest.plant(self._vectors.array[: self._done], self._coded, self._trees, self.seed, self._kernels)
 
     @property
     def _trees(self) -> tuple[int, int, int]:
@@ -343,8 +343,8 @@ class FQG(VectorIndex):
 
     def _ready(self) -> Any:
         if self._net is None:
-            above = (self._top_rows, self._top_links) if len(self._top_rows) else None
-            forest = self._forest and (*self._forest.arrays().values(), *self._trees[1:])
+            forest = None if self._forest is None else self._forest.planted
+            above = (self._top_rows, self._top_links) if forest is None and len(self._top_rows) else None
             self._net = self._coded.net(self._vectors.array, self._links.array, above, forest=forest)
             self._short = self._kernels.code_one if self._dead == 0 else None
         return self._net
@@ -377,7 +377,7 @@ class FQG(VectorIndex):
             raise CorruptionError(f"an fqg index of {n} rows has a count of {out.dtype} {out.shape}")
         self._top_rows, self._top_links = self._checked_top(arrays, n)
         self._links, self._done, self._out, self._net, self._short = Rows(links), n, int(out[0]), None, None
-        self._forest = Forest.restore(arrays, n, self.dim, self._trees[0])
+        self._forest = Forest.restore(arrays, n, self.dim, self._trees, self._kernels)
 
     def _checked_top(self, arrays: dict[str, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and links of the graph above; `CorruptionError` for what would lead a walk astray."""

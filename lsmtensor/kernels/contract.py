@@ -300,24 +300,7 @@ def sparse_topk(
     return ids, best
 
 
-# those over graphs and codes are in a file of their own
-from .contract_codes import (  # noqa: E402 - they are declared after what is here
-    code_estimates,
-    code_link,
-    code_net,
-    code_one,
-    code_ranges,
-    code_reverse,
-    code_scan,
-    code_search,
-    code_shrink,
-    graph_insert,
-    graph_search,
-    pq_encode,
-    pq_net,
-    pq_ranges,
-)
+# those over graphs and codes are in a file of their own, which declares them after what is here
+from . import contract_codes  # noqa: E402, F401
 
-__all__ = [
-    "COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS", "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk", "unbitshuffle", "unshuffle",
-]  # fmt: skip
+__all__ = ["COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS"]

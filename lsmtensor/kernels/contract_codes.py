@@ -90,6 +90,19 @@ def code_shrink(
 
 
 @kernel("graph", "exact")
+def code_forest(planes: np.ndarray, shifts: np.ndarray, keys: np.ndarray, rows: np.ndarray, nprobe: int, window: int) -> Any:
+    """Where walks begin, in a backend's own form, checked once, for `code_net`: planes float32 (t, 32, d), shifts float32 (t, 32), keys uint32 (t, m) in
+    order, the rows uint32 (t, m) that have them.
+
+    A query (of unit length for cosine) has in each table the key of the sides it lies on, plane . query > shift, first plane highest; begun from are the rows at the ``window``
+    places around where it belongs, and around keys with one bit changed, the nprobe - 1 least sure of the first log2(m / window). t nprobe window <= 512.
+    """
+    from . import numpy_codes
+
+    return numpy_codes.Forest(planes, shifts, keys, rows, nprobe, window)
+
+
+@kernel("graph", "exact")
 def code_net(
     points: np.ndarray, scale: np.ndarray, metric: int, mean: np.ndarray, step: float, codes: np.ndarray, squares: np.ndarray,
     factors: np.ndarray, bits: int, links: np.ndarray, top: Any, rows: np.ndarray | None, forest: Any = None,
@@ -101,8 +114,8 @@ def code_net(
     largest value and rounded, is v; a row is estimated at square - factor f (v . values), f undoing the query's scale: squares
     float32 (n,) for l2, else (0,); factors float32 (n,) of 4-bit rows, else (0,) and ``step`` for all. l1 and hamming compare 8-bit codes
     with those of the query. links uint32 (n, width), or (0, 0). A walk begins at the four nearest that one
-    8 wide finds in ``top``, the net of a graph over ``rows``, uint32; without it at 32 rows scattered over all. Without points, (0, d), a
-    net is for `code_estimates` alone.
+    8 wide finds in ``top``, the net of a graph over ``rows``, uint32; without it at 32 rows scattered over all; but
+    where there is a ``forest``, of `code_forest`, at its rows. Without points, (0, d), a net is for `code_estimates` alone.
     """
     from . import numpy_codes
 

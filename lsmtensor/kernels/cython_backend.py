@@ -15,6 +15,7 @@ from .cython import _kernels as _c
 from .cython._checksum import crc32c_chunks
 from .cython._codes import (
     code_estimates,
+    code_forest,
     code_link,
     code_net,
     code_one,
@@ -67,7 +68,7 @@ def topk(
 
 
 __all__ = [
-    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
+    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
     "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

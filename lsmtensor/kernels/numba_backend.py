@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from .contract import code_estimates, code_one, code_ranges, code_scan, code_search, pq_ranges
+from .contract_codes import code_estimates, code_forest, code_one, code_ranges, code_scan, code_search, pq_ranges
 from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 from .numba_pq import pq_encode, pq_net
@@ -206,6 +206,6 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 __all__ = [
-    "code_estimates", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
+    "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
     "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_topk", "topk",
 ]  # fmt: skip

@@ -11,7 +11,22 @@ from .contract import (
     block_bloom_test,
     bloom_add,
     bloom_test,
+    crc32c_chunks,
+    gathered,
+    hash64_bytes,
+    hash64_int64,
+    pairwise,
+    search_bytes,
+    search_int64,
+    shuffle,
+    sparse_topk,
+    topk,
+    unbitshuffle,
+    unshuffle,
+)
+from .contract_codes import (
     code_estimates,
+    code_forest,
     code_link,
     code_net,
     code_one,
@@ -20,23 +35,11 @@ from .contract import (
     code_scan,
     code_search,
     code_shrink,
-    crc32c_chunks,
-    gathered,
     graph_insert,
     graph_search,
-    hash64_bytes,
-    hash64_int64,
-    pairwise,
     pq_encode,
     pq_net,
     pq_ranges,
-    search_bytes,
-    search_int64,
-    shuffle,
-    sparse_topk,
-    topk,
-    unbitshuffle,
-    unshuffle,
 )
 
 
@@ -46,7 +49,7 @@ def isa() -> str:
 
 __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
-    "code_estimates", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
+    "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
     "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
     "pairwise", "search_bytes", "search_int64", "sparse_topk", "topk",
 ]  # fmt: skip

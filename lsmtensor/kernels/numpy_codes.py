@@ -166,29 +166,30 @@ def shrink(
     return out
 
 
-def check_forest(forest: Any, n: int, d: int) -> None:
-    """`InvalidArgumentError` for what `code_net` does not declare."""
-    planes, shifts, keys, rows, nprobe, window = forest
-    t, m = keys.shape
-    fits = planes.shape == (t, 32, d) and shifts.shape == (t, 32) and rows.shape == (t, m) and t >= 1 and m >= 1
-    if not fits or not 1 <= nprobe <= 32 or window < 1 or t * nprobe * window > STARTS or (rows >= n).any():
-        raise InvalidArgumentError(
-            f"a forest of planes {planes.shape}, shifts {shifts.shape}, keys {keys.shape}, rows {rows.shape} over {n} x {d}, nprobe {nprobe}, window {window}; "
-            f"give up to {STARTS} rows to begin at"
-        )
+class Forest:
+    """Keys in order and the rows that have them, as `code_forest` declares them."""
 
+    def __init__(self, planes: np.ndarray, shifts: np.ndarray, keys: np.ndarray, rows: np.ndarray, nprobe: int, window: int) -> None:
+        t, m = keys.shape
+        fits = planes.ndim == 3 and planes.shape[:2] == (t, 32) and shifts.shape == (t, 32) and rows.shape == (t, m) and t >= 1 and m >= 1
+        if not fits or not 1 <= nprobe <= 32 or window < 1 or t * nprobe * window > STARTS:
+            raise InvalidArgumentError(
+                f"a forest of planes {planes.shape}, shifts {shifts.shape}, keys {keys.shape}, rows {rows.shape}, nprobe {nprobe}, window {window}; "
+                f"give up to {STARTS} rows to begin at"
+            )
+        self.planes, self.shifts, self.keys, self.rows, self.nprobe, self.window = planes, shifts, keys, rows, nprobe, window
+        self.highest = int(rows.max())
 
-def forest_starts(queries: np.ndarray, forest: Any) -> np.ndarray:
-    """uint32 (q, t * nprobe * window): the rows that walks of queries, as planes see them, begin at."""
-    planes, shifts, keys, rows, nprobe, window = forest
-    t, m = keys.shape
-    sides = np.einsum("qd,tbd->qtb", queries, planes, optimize=True) - shifts
-    own = np.packbits(sides > 0, axis=2).view(">u4")[:, :, 0].astype(np.uint32)
-    unsure = np.argsort(np.abs(sides[:, :, : prefix_of(m, window)]), axis=2, kind="stable")[:, :, : nprobe - 1]
-    asked = np.concatenate([own[:, :, None], own[:, :, None] ^ (np.uint32(1) << (31 - unsure).astype(np.uint32))], 2)
-    places = np.stack([np.searchsorted(keys[i], asked[:, i]) for i in range(t)], 1)
-    around = np.clip(places[:, :, :, None] + np.arange(-(window // 2), window - window // 2), 0, m - 1)
-    return np.ascontiguousarray(np.stack([rows[i][around[:, i]] for i in range(t)], 1).reshape(len(queries), -1))
+    def starts(self, queries: np.ndarray) -> np.ndarray:
+        """uint32 (q, t * nprobe * window): the rows that walks of queries, as planes see them, begin at."""
+        t, m = self.keys.shape
+        sides = np.einsum("qd,tbd->qtb", queries, self.planes, optimize=True) - self.shifts
+        own = np.packbits(sides > 0, axis=2).view(">u4")[:, :, 0].astype(np.uint32)
+        unsure = np.argsort(np.abs(sides[:, :, : prefix_of(m, self.window)]), axis=2, kind="stable")[:, :, : self.nprobe - 1]
+        asked = np.concatenate([own[:, :, None], own[:, :, None] ^ (np.uint32(1) << (31 - unsure).astype(np.uint32))], 2)
+        places = np.stack([np.searchsorted(self.keys[i], asked[:, i]) for i in range(t)], 1)
+        around = np.clip(places[:, :, :, None] + np.arange(-(self.window // 2), self.window - self.window // 2), 0, m - 1)
+        return np.ascontiguousarray(np.stack([self.rows[i][around[:, i]] for i in range(t)], 1).reshape(len(queries), -1))
 
 
 def prefix_of(m: int, window: int) -> int:
@@ -215,8 +216,8 @@ class Net:
             raise InvalidArgumentError(f"codes of {bits} bits in {codes.shape[1]} bytes for {self.d} dimensions; whole lines of 64 bytes, 4 or 8 bits")
         if top is not None and (rows is None or len(rows) != len(top.codes) or top.d != self.d or rows.max() >= n):
             raise InvalidArgumentError(f"a graph of {len(top.codes)} rows of {top.d} dimensions above {n} of {self.d}")
-        if forest is not None:
-            check_forest(forest, n, self.d)
+        if forest is not None and (forest.planes.shape[2] != self.d or forest.highest >= n):
+            raise InvalidArgumentError(f"a forest over {forest.highest + 1} rows of {forest.planes.shape[2]} dimensions for {n} of {self.d}")
         self.forest = forest
         self.top, self.rows = top, None if rows is None else rows.astype(np.int64)
         self.points, self.scale, self.metric, self.mean, self.step = points, scale, metric, mean, np.float32(step)
@@ -303,7 +304,8 @@ class Net:
         if self.forest is None:
             return None
         inverses = np.array([self.inverse(q) if self.metric == 2 else 1 for q in queries], np.float32)
-        return forest_starts(queries * inverses[:, None], self.forest)
+        made: np.ndarray = self.forest.starts(queries * inverses[:, None])
+        return made
 
     def check_search(self, queries: np.ndarray, k: int, ef: int, depth: int, starts: np.ndarray | None) -> None:
         if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:

@@ -240,6 +240,9 @@ def check(name: str, kernels: Kernels, seed: int = 0) -> None:
     """One kernel of one backend against the reference, over every shape."""
     run = getattr(kernels, name)
     special = CHECKS.get(name)
+    if name == "code_forest":
+        kernels_codes.check_forests(name, kernels, seed)
+        return
     if name in ("code_estimates", "code_net", "code_one", "code_ranges", "code_scan", "code_search"):
         kernels_codes.check_code_queries(name, kernels, seed)
         return

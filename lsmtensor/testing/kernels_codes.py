@@ -87,6 +87,11 @@ def _code_net(rng: np.random.Generator) -> Iterator[Args]:
         yield args
 
 
+def _code_forest(rng: np.random.Generator) -> Iterator[Args]:
+    for args, _ in _nets(rng):
+        yield _forest(args)
+
+
 def _code_search(rng: np.random.Generator) -> Iterator[Args]:
     for args, queries in _nets(rng):
         n = len(args[0])
@@ -165,7 +170,7 @@ def _pq_ranges(rng: np.random.Generator) -> Iterator[Args]:
 
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
-    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
+    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_forest": _code_forest, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
 }  # fmt: skip
 
 
@@ -191,8 +196,24 @@ def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
         for rows in (None, np.arange(0, len(net[0]), 2, dtype=np.uint32)):
             made = [make(*_over(net, rows)) for make in (reference, kernels.code_net)] if rows is not None else [None, None]
             for forest in (None, _forest(net)) if name in ("code_search", "code_one") else (None,):
-                nets = [make(*net[:-2], top, rows, forest) for make, top in zip((reference, kernels.code_net), made, strict=True)]
+                nets = [
+                    make(*net[:-2], top, rows, None if forest is None else plant(*forest))
+                    for make, plant, top in zip((reference, kernels.code_net), (numpy_codes.Forest, kernels.code_forest), made, strict=True)
+                ]
                 _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, rest)
+
+
+def check_forests(name: str, kernels: Kernels, seed: int) -> None:
+    """Rows to begin at are the same in every backend, and what does not fit together is refused."""
+    for args in ARGUMENTS[name](np.random.default_rng(seed)):
+        queries = np.random.default_rng(seed).integers(-9, 9, (3, args[0].shape[2])).astype(np.float32)
+        np.testing.assert_array_equal(kernels.code_forest(*args).starts(queries), numpy_codes.Forest(*args).starts(queries))
+        for bad in ((0, args[0][:1]), (1, args[1][:, 1:].copy()), (2, args[2][:1]), (3, args[3][:1]), (4, 33), (5, 0), (5, 256)):
+            try:
+                kernels.code_forest(*args[: bad[0]], bad[1], *args[bad[0] + 1 :])
+            except InvalidArgumentError:
+                continue
+            raise AssertionError(f"code_forest took a wrong argument {bad[0]}")
 
 
 def check_product_queries(name: str, kernels: Kernels, seed: int) -> None:

@@ -8,7 +8,7 @@ cimport numpy as np
 import numpy as np
 
 from lsmtensor.errors import InvalidArgumentError
-from lsmtensor.kernels.numpy_codes import check_forest, prefix_of
+from lsmtensor.kernels import numpy_codes
 
 cdef extern from "_codes.h" nogil:
     int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP, CODE_TRAIL, CODE_STARTS
@@ -191,6 +191,36 @@ def code_shrink(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int met
     return made
 
 
+cdef class Forest:
+    """Keys in order and the rows that have them, checked once, with a table of where the keys of each prefix begin."""
+
+    cdef const float[:, :, ::1] planes
+    cdef const float[:, ::1] shifts
+    cdef const uint32_t[:, ::1] keys, keyed, begins
+    cdef int64_t probes, window, prefix, jump, highest
+    cdef readonly object plain
+
+    def __init__(self, planes, shifts, keys, rows, nprobe, window):
+        # numpy's form makes the checks, and serves who asks for the rows themselves
+        self.plain = numpy_codes.Forest(planes, shifts, keys, rows, nprobe, window)
+        self.planes, self.shifts, self.keys, self.keyed = planes, shifts, keys, rows
+        self.probes, self.window, self.highest = nprobe, window, self.plain.highest
+        self.prefix = numpy_codes.prefix_of(self.keys.shape[1], window)
+        self.jump = min(self.prefix, 24)
+        edges = (np.arange(1 << self.jump, dtype=np.uint64) << np.uint64(32 - self.jump)).astype(np.uint32)
+        begins = np.full((len(keys), len(edges) + 1), keys.shape[1], np.uint32)
+        for i in range(len(keys)):
+            begins[i, :-1] = np.searchsorted(keys[i], edges)
+        self.begins = begins
+
+    def starts(self, queries):
+        return self.plain.starts(queries)
+
+
+def code_forest(planes, shifts, keys, rows, nprobe, window):
+    return Forest(planes, shifts, keys, rows, nprobe, window)
+
+
 cdef class Net:
     """A graph or table of codes, checked once, as the loops take it."""
 
@@ -231,27 +261,16 @@ cdef class Net:
         self.kept = [points, scale, mean, codes, squares, factors, links, top, rows]
         g.tables = 0
         if forest is not None:
-            self.plant(forest)
+            self.begin_in(forest)
 
-    cdef plant(self, forest):
-        """Take a forest, with a table of where the keys of each prefix begin."""
+    cdef begin_in(self, Forest forest):
         cdef net_t *g = &self.g
-        check_forest(forest, g.n, g.d)
-        cdef const float[:, :, ::1] planes = forest[0]
-        cdef const float[:, ::1] shifts = forest[1]
-        cdef const uint32_t[:, ::1] keys = forest[2]
-        cdef const uint32_t[:, ::1] keyed = forest[3]
-        g.trees, g.probes, g.window = keys.shape[1], forest[4], forest[5]
-        g.prefix = prefix_of(g.trees, g.window)
-        g.jump = min(g.prefix, 24)
-        edges = np.arange(1 << g.jump, dtype=np.uint64) << np.uint64(32 - g.jump)
-        made = np.full((keys.shape[0], (1 << g.jump) + 1), g.trees, np.uint32)
-        for i in range(keys.shape[0]):
-            made[i, :-1] = np.searchsorted(forest[2][i], edges.astype(np.uint32))
-        cdef const uint32_t[:, ::1] begins = made
-        g.planes, g.shifts, g.keys, g.keyed, g.begins = &planes[0, 0, 0], &shifts[0, 0], &keys[0, 0], &keyed[0, 0], &begins[0, 0]
-        g.tables = keys.shape[0]
-        self.kept += [forest, made]
+        if forest.planes.shape[2] != g.d or forest.highest >= g.n:
+            raise InvalidArgumentError(f"a forest over {forest.highest + 1} rows of {forest.planes.shape[2]} dimensions for {g.n} of {g.d}")
+        g.trees, g.probes, g.window, g.prefix, g.jump = forest.keys.shape[1], forest.probes, forest.window, forest.prefix, forest.jump
+        g.planes, g.shifts, g.begins = &forest.planes[0, 0, 0], &forest.shifts[0, 0], &forest.begins[0, 0]
+        g.keys, g.keyed, g.tables = &forest.keys[0, 0], &forest.keyed[0, 0], forest.keys.shape[0]
+        self.kept.append(forest)
 
 
 def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows, forest=None):
