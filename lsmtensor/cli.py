@@ -317,17 +317,11 @@ def import_(db: str, table: str, files: tuple[str, ...], key: str | None, in_ord
     """Load Parquet, Arrow or CSV files into a table, in one commit; rows whose key is there are replaced."""
     import lsmtensor as lt
 
-    from .transfer import schema_of
-
     with lt.open(db) as opened:
-        if key is not None:
-            opened.create_table(table, schema_of(files[0], _words(key), form))
-        try:
+        if key is None:
             opened[table].load(list(files), sorted=in_order, format=form)
-        except BaseException:
-            if key is not None:
-                opened.drop_table(table)
-            raise
+        else:
+            opened.import_table(table, files, _words(key), sorted=in_order, format=form)
         click.echo(f"{table}: {len(opened[table]):,} rows")
 
 

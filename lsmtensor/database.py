@@ -136,13 +136,19 @@ class Database(Container):
         return self._table(number)
 
     def import_table(
-        self, name: str, path: str | os.PathLike[str], primary_key: str | Sequence[str], *, indexes: Indexes | None = None,
-        sorted: bool = False, format: str | None = None,
+        self, name: str, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], primary_key: str | Sequence[str], *,
+        indexes: Indexes | None = None, sorted: bool = False, format: str | None = None,
     ) -> Table:  # fmt: skip
-        """A new table with the columns and rows of a Parquet, Arrow or CSV file; see `Table.load`. Where loading fails there is no table."""
-        table = self.create_table(name, schema_of(os.fspath(path), primary_key, format), indexes=indexes)
+        """A new table with the columns of a Parquet, Arrow or CSV file, or the first of several, and the rows of all; see `Table.load`.
+
+        Where loading fails there is no table.
+        """
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        if not paths:
+            raise InvalidArgumentError("import_table: no files; give one path or several")
+        table = self.create_table(name, schema_of(os.fspath(paths[0]), primary_key, format), indexes=indexes)
         try:
-            table.load(path, sorted=sorted, format=format)
+            table.load(paths, sorted=sorted, format=format)
         except BaseException:
             self.drop_table(name)
             raise

@@ -48,6 +48,18 @@ def test_csv(db, tmp_path):
     assert db.import_table("made", path, ["id"]).schema.field("x").type == pa.float64()
 
 
+def test_several_files_make_a_table(db, tmp_path):
+    paths = [tmp_path / "low.parquet", tmp_path / "high.parquet"]
+    for path, low, high in zip(paths, (0, 400), (400, 1000), strict=True):
+        db["docs"].export(path, where=(pc.field("id") >= low) & (pc.field("id") < high))
+    assert db.import_table("again", paths, "id", sorted=True).to_arrow() == db["docs"].to_arrow().combine_chunks()
+    with pytest.raises(lt.InvalidArgumentError, match="no files; give one path"):
+        db.import_table("none", [], "id")
+    with pytest.raises(lt.LsmTensorError):
+        db.import_table("none", paths[::-1], "id", sorted=True)
+    assert "none" not in db
+
+
 def test_to_other_libraries(db):
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     table = db["docs"]
