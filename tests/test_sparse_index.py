@@ -118,7 +118,7 @@ def test_empty():
         ({"indices": [1, 9], "values": [1, 1]}, "not from 0 to 8"), ({"indices": [-1], "values": [1]}, "not from 0 to 8"),
         ({"indices": [3, 3], "values": [1, 1]}, "dimension 3 twice"), ({"indices": [3], "values": [np.nan]}, "NaN"),
         ({"indices": [3, 4], "values": [1]}, "as many"), ({"indices": [1.5], "values": [1]}, "integers"), ({"indices": [1]}, "scipy sparse matrix"),
-        ([1.0, 2.0], "scipy sparse matrix"), (sp.csr_matrix(np.ones((2, 10))), "9 dimensions"),
+        ([1.0, 2.0], "scipy sparse matrix"), ((np.array([0, 1]), np.array([99]), np.array([np.nan])), "scipy sparse matrix"), (sp.csr_matrix(np.ones((2, 10))), "9 dimensions"),
     ],
 )  # fmt: skip
 def test_wrong_rows_are_refused(wrong, part):
@@ -140,8 +140,18 @@ def test_wrong_arguments_are_refused():
         SparseIndex(dim=0)
     with pytest.raises(lt.DuplicateKeyError):
         index.add(row, ids=[0])
-    with pytest.raises(lt.InvalidArgumentError):
-        index.add(row, ids=[1, 2])
+    for ids in ([1, 2], [-1], [1.5], [2**63 - 1], [2**64 - 1]):
+        with pytest.raises(lt.InvalidArgumentError, match="0 to 2"):
+            index.add(row, ids=ids)
+        with pytest.raises(lt.InvalidArgumentError, match="0 to 2"):
+            index.update(row, ids=ids)
+    index.add(row, ids=[2**63 - 2])
+    for ids in ([5, 5], [5, 0]):
+        with pytest.raises(lt.DuplicateKeyError):
+            index.add([row, row], ids=ids)
+    with pytest.raises(lt.DuplicateKeyError, match="twice"):
+        index.update([row, row], ids=[0, 0])
+    assert len(index) == 2
 
 
 def test_damage_is_found(tmp_path):

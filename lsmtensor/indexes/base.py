@@ -29,6 +29,37 @@ DEAD_SHARE = 0.2
 Found = tuple[np.ndarray, np.ndarray]
 
 
+def new_ids(ids: Any, count: int, present: Callable[[int], bool] | None, next_id: int = 2**63 - 1) -> np.ndarray:
+    """``ids`` as int64 (count,): `InvalidArgumentError` unless there is a whole number from 0 to 2**63 - 2 for each row, `DuplicateKeyError` for one that is
+    given twice or ``present``; no id from ``next_id`` on is."""
+    new = np.atleast_1d(np.asarray(ids))
+    if new.shape != (count,) or (count and (new.dtype.kind not in "iu" or new.min() < 0 or new.max() >= 2**63 - 1)):
+        raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {count} rows; give one integer from 0 to 2**63 - 2 each")
+    new = new.astype(np.int64)
+    values, counts = np.unique(new, return_counts=True)
+    if len(values) < count:
+        raise DuplicateKeyError(f"id {values[counts > 1][0]} is given twice")
+    if present is not None and count and values[0] < next_id:
+        again = next((i for i in new.tolist() if present(i)), None)
+        if again is not None:
+            raise DuplicateKeyError(f"id {again} is there already; update() replaces it")
+    return new
+
+
+def filter_mask(allowed: Any, n: int, ids: Callable[[], np.ndarray], alive: np.ndarray | None) -> np.ndarray:
+    """uint8 (n,): the live rows that a mask over them, or an array of ids, allows."""
+    given = np.asarray(allowed)
+    if given.dtype in (bool, np.uint8):
+        if given.shape != (n,):
+            raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({n},), or integer ids (not uint8)")
+        mask = np.ascontiguousarray(given != 0).view(np.uint8)
+    elif given.size == 0 or given.dtype.kind in "iu":
+        mask = np.isin(ids(), given).view(np.uint8)
+    else:
+        raise InvalidArgumentError(f"a filter of dtype {given.dtype}; give a mask of {n} or an array of ids")
+    return mask if alive is None else mask & alive
+
+
 class VectorIndex(ABC):
     """Vectors float32 (n, dim) with integer ids, and a search among them.
 
@@ -150,18 +181,7 @@ class VectorIndex(ABC):
     def _new_ids(self, ids: Any, count: int) -> np.ndarray:
         if ids is None:
             return np.arange(self._next_id, self._next_id + count, dtype=np.int64)
-        new = np.atleast_1d(np.asarray(ids))
-        if new.shape != (count,) or (count and (new.dtype.kind not in "iu" or new.min() < 0 or new.max() >= 2**63 - 1)):
-            raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {count} rows; give one integer from 0 to 2**63 - 2 each")
-        new = new.astype(np.int64)
-        values, counts = np.unique(new, return_counts=True)
-        if len(values) < count:
-            raise DuplicateKeyError(f"id {values[counts > 1][0]} is given twice")
-        if count and values[0] < self._next_id:
-            present = next((i for i in new.tolist() if self._row(i) is not None), None)
-            if present is not None:
-                raise DuplicateKeyError(f"id {present} is there already; update() replaces it")
-        return new
+        return new_ids(ids, count, lambda id_: self._row(id_) is not None, self._next_id)
 
     def remove(self, ids: Any) -> int:
         """Remove by id, absent ones ignored; how many went. Over a fifth dead, the index is built again."""
@@ -184,10 +204,7 @@ class VectorIndex(ABC):
         rows = self._check(vectors, "vectors")
         new = np.atleast_1d(np.asarray(ids))
         # refused before anything goes
-        if new.dtype.kind not in "iu" or new.shape != (len(rows),) or len(np.unique(new)) < len(new) or (new < 0).any():
-            raise InvalidArgumentError(
-                f"ids of dtype {new.dtype} and shape {new.shape} for {len(rows)} rows; give one distinct integer of 0 or more each"
-            )
+        new_ids(new, len(rows), None)
         self.remove(new)
         self.add(rows, new)
 
@@ -319,18 +336,7 @@ class VectorIndex(ABC):
 
     def _mask(self, allowed: Any) -> np.ndarray | None:
         alive = None if self._alive is None else self._alive.array
-        if allowed is None:
-            return alive
-        given, n = np.asarray(allowed), len(self._vectors)
-        if given.dtype in (bool, np.uint8):
-            if given.shape != (n,):
-                raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({n},), or integer ids (not uint8)")
-            mask = np.ascontiguousarray(given != 0).view(np.uint8)
-        elif given.size == 0 or given.dtype.kind in "iu":
-            mask = np.isin(self._all_ids(), given).view(np.uint8)
-        else:
-            raise InvalidArgumentError(f"a filter of dtype {given.dtype}; give a mask of {n} or an array of ids")
-        return mask if alive is None else mask & alive
+        return alive if allowed is None else filter_mask(allowed, len(self._vectors), self._all_ids, alive)
 
     # -- as bytes --------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..errors import CorruptionError, DuplicateKeyError, FormatVersionError, InvalidArgumentError, KeyNotFoundError, SchemaError
+from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError, KeyNotFoundError, SchemaError
 from . import container
+from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
 from .rows import Rows
 
@@ -26,7 +27,6 @@ ASKED, HEAVIEST = 64, 40
 # of a list are kept for the fast way: this share of the rows, at least so many
 SHARE, KEPT = 32, 1000
 DEAD_SHARE = 0.2
-Found = tuple[np.ndarray, np.ndarray]
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -62,19 +62,12 @@ class SparseIndex:
 
         `SchemaError` for a dimension of dim or more, repeated in a row, NaN or infinity; `DuplicateKeyError` for a present id; then nothing is added.
         """
-        starts, terms, weights = self._rows(vectors, "vectors")
-        n = len(starts) - 1
-        if ids is None:
-            new = np.arange(self._next_id, self._next_id + n, dtype=np.int64)
-        else:
-            new = np.atleast_1d(np.asarray(ids))
-            if new.shape != (n,) or (n and (new.dtype.kind not in "iu" or new.min() < 0)):
-                raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {n} rows; give one integer of 0 or more each")
-            new = new.astype(np.int64)
-        known = self._numbers()
-        twice = next((i for i in new.tolist() if i in known), None) if len(np.unique(new)) == n else int(new[0])
-        if twice is not None:
-            raise DuplicateKeyError(f"id {twice} is there already, or given twice; update() replaces it")
+        self._add(self._rows(vectors, "vectors"), ids)
+
+    def _add(self, rows: Csr, ids: Any) -> None:
+        starts, terms, weights = rows
+        n, known = len(starts) - 1, self._numbers()
+        new = np.arange(self._next_id, self._next_id + n, dtype=np.int64) if ids is None else new_ids(ids, n, known.__contains__, self._next_id)
         known.update(zip(new.tolist(), range(len(self._ids), len(self._ids) + n), strict=True))
         self._starts.append(starts[1:] + self._starts.array[-1])
         for part, more in ((self._terms, terms), (self._weights, weights), (self._ids, new), (self._alive, np.ones(n, np.uint8))):
@@ -95,11 +88,9 @@ class SparseIndex:
     def update(self, vectors: Any, ids: Any) -> None:
         """Replace rows by id; absent ids are added."""
         rows = self._rows(vectors, "vectors")
-        new = np.atleast_1d(np.asarray(ids))
-        if new.dtype.kind not in "iu" or new.shape != (len(rows[0]) - 1,) or len(np.unique(new)) < len(new) or (new < 0).any():
-            raise InvalidArgumentError(f"ids of dtype {new.dtype} and shape {new.shape} for {len(rows[0]) - 1} rows; give one distinct integer of 0 or more each")
+        new = new_ids(ids, len(rows[0]) - 1, None)
         self.remove(new)
-        self.add(rows, new)
+        self._add(rows, new)
 
     def consolidate(self) -> None:
         """Forget removed rows."""
@@ -107,7 +98,7 @@ class SparseIndex:
             keep, next_id = np.flatnonzero(self._alive.array), self._next_id
             rows, ids = self._taken(keep), self._ids.array[keep]
             self._empty()
-            self.add(rows, ids)
+            self._add(rows, ids)
             self._next_id = next_id
 
     def merge(self, other: SparseIndex) -> None:
@@ -115,7 +106,7 @@ class SparseIndex:
         if other.dim != self.dim:
             raise InvalidArgumentError(f"merging {other.dim} dimensions into {self.dim}; both must agree")
         keep = np.flatnonzero(other._alive.array)
-        self.add(other._taken(keep), other._ids.array[keep])
+        self._add(other._taken(keep), other._ids.array[keep])
 
     def reconstruct(self, id: int) -> dict[str, np.ndarray]:  # noqa: A002 - the name that users type
         """``{"indices", "values"}`` of an id, copies. `KeyNotFoundError` where there is none."""
@@ -143,8 +134,6 @@ class SparseIndex:
 
     def _rows(self, given: Any, what: str) -> Csr:
         """(starts int64 (n + 1,), terms uint32 rising in each row, weights float32 without zeros)."""
-        if isinstance(given, tuple):  # ours already
-            return given  # type: ignore[return-value]
         if isinstance(given, Mapping):
             given = [given]
         if hasattr(given, "tocsr"):
@@ -294,18 +283,7 @@ class SparseIndex:
 
     def _mask(self, allowed: Any) -> np.ndarray | None:
         alive = self._alive.array if self._dead else None
-        if allowed is None:
-            return alive
-        given, n = np.asarray(allowed), len(self._ids)
-        if given.dtype in (bool, np.uint8):
-            if given.shape != (n,):
-                raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({n},), or integer ids (not uint8)")
-            mask = np.ascontiguousarray(given != 0).view(np.uint8)
-        elif given.size == 0 or given.dtype.kind in "iu":
-            mask = np.isin(self._ids.array, given).view(np.uint8)
-        else:
-            raise InvalidArgumentError(f"a filter of dtype {given.dtype}; give a mask of {n} or an array of ids")
-        return mask if alive is None else mask & alive
+        return alive if allowed is None else filter_mask(allowed, len(self._ids), lambda: self._ids.array, alive)
 
     # -- as bytes --------------------------------------------------------------------------------
 
