@@ -12,6 +12,7 @@ from .errors import (
     ClosedError,
     ConflictError,
     CorruptionError,
+    DeviceMemoryError,
     DuplicateKeyError,
     FormatVersionError,
     InvalidArgumentError,
@@ -81,7 +82,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DuplicateKeyError", "FormatVersionError",
+    "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DeviceMemoryError", "DuplicateKeyError", "FormatVersionError",
     "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
     "UnknownNameError", "VersionExpiredError", "backups", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "repair", "restore", "sparse",

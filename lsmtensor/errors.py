@@ -48,6 +48,10 @@ class UnavailableError(LsmTensorError, ImportError):
     """Something that needs a package that is not installed; the message names the extra."""
 
 
+class DeviceMemoryError(LsmTensorError, MemoryError):
+    """The GPU's memory, or the part of it that may be used, is not enough."""
+
+
 class LockedError(LsmTensorError, OSError):
     """Another process has the folder open for writing."""
 

@@ -17,9 +17,15 @@ class Flat(VectorIndex):
     name = "flat"
     recall_floor = 1.0
 
+    def _clear(self) -> None:
+        self._resident: np.ndarray | None = None
+
     def _insert(self, start: int, stop: int) -> None:
-        """A list of rows needs no work."""
+        """A list of rows needs no work; what the kernels hold of it is old."""
+        self._resident = None
 
     def _near(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> Found:
-        rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
+        if self._resident is None:
+            self._resident = self._kernels.resident(self._vectors.array)
+        rows, distances = self._kernels.topk(queries, self._resident, k, self._code, mask)
         return rows, distances

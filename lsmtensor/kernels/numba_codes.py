@@ -423,16 +423,16 @@ class Net(numpy_codes.Net):
                          self.forest_starts(queries) if starts is None else starts)  # fmt: skip
 
     def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= k <= depth:
-            return super().scan(queries, k, depth, mask)
+        self.check_depth(k, depth)
         return self._run(queries, np.empty(0, np.int64), False, k, 1, max(depth, 1), depth, mask)
 
     def ranges(
         self, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, k: int, depth: int, mask: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        ids, far = super().ranges(queries, order, ranges[:, :0], k, depth, mask)
-        if (ranges[:, :, 0] < 0).any() or (ranges[:, :, 0] > ranges[:, :, 1]).any() or (ranges[:, :, 1] > len(order)).any():
-            return super().ranges(queries, order, ranges, k, depth, mask)  # says what is wrong
+        self.check_depth(k, depth)
+        self.check_width(queries)
+        self.check_ranges(queries, order, ranges)
+        ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
         if k and len(queries):
             allowed = np.empty(0, np.uint8) if mask is None else mask
             _ranges(queries, self.points, self.scale, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits, order,
@@ -440,8 +440,7 @@ class Net(numpy_codes.Net):
         return ids, far
 
     def estimates(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if len(rows) != len(queries) or queries.shape[1] != self.d or (rows < -1).any() or (rows >= len(self.codes)).any():
-            return super().estimates(queries, rows)  # says what is wrong
+        self.check_rows(queries, rows)
         far = np.full(rows.shape, np.inf, np.float32)
         _estimates(queries, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits, rows, far)
         return far
@@ -456,8 +455,7 @@ class Net(numpy_codes.Net):
     ) -> tuple[np.ndarray, np.ndarray]:
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
         self.need_points()
-        if queries.shape[1] != self.d:
-            return super().scan(queries, k, depth, mask)
+        self.check_width(queries)
         if k and len(queries):
             allowed = np.empty(0, np.uint8) if mask is None else mask
             _queries(queries, self.points, self.scale, self.metric, self.mean, self.step, self.codes, self.squares, self.factors, self.bits,

@@ -314,47 +314,62 @@ class Net:
             raise InvalidArgumentError(f"starts {starts.shape} for {len(queries)} queries of {len(self.codes)} rows; give 1 to {STARTS} rows each")
 
     def scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= k <= depth:
-            raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
-        self.need_points()
+        self.check_depth(k, depth)
         allowed = np.arange(len(self.codes)) if mask is None else np.flatnonzero(mask)
         return self._each(queries, k, depth, lambda q: sorted(zip(self.far_from(q)(allowed).tolist(), allowed.tolist(), strict=True)))
 
     def ranges(
         self, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, k: int, depth: int, mask: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= k <= depth or ranges.shape[0] != len(queries) or len(order) != len(self.codes):
-            raise InvalidArgumentError(f"k {k}, depth {depth}, ranges {ranges.shape}, an order of {len(order)}; give k <= depth, pairs for each query")
-        if (ranges[:, :, 0] < 0).any() or (ranges[:, :, 0] > ranges[:, :, 1]).any() or (ranges[:, :, 1] > len(order)).any():
-            raise InvalidArgumentError(f"a range beyond {len(order)} places")
-        self.need_points()
-        turn = iter(ranges)
+        self.check_depth(k, depth)
+        turn = iter(self.places(queries, order, ranges, mask))
 
         def one(query: np.ndarray) -> list[Entry]:
-            places = np.concatenate([np.empty(0, np.int64), *(np.arange(a, b) for a, b in next(turn))])
-            if mask is not None:
-                places = places[mask[order[places]] != 0]
+            places = next(turn)
             near = sorted(zip(self.far_from(query)(places).tolist(), places.tolist(), strict=True))
             return [(far, int(order[place])) for far, place in near]
 
         return self._each(queries, k, depth, one)
 
+    def places(self, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray, mask: np.ndarray | None) -> list[np.ndarray]:
+        """Of each query the places in its ranges whose rows the mask allows."""
+        self.check_ranges(queries, order, ranges)
+        whole = [np.concatenate([np.empty(0, np.int64), *(np.arange(a, b) for a, b in own)]) for own in ranges]
+        return whole if mask is None else [places[mask[order[places]] != 0] for places in whole]
+
+    def check_ranges(self, queries: np.ndarray, order: np.ndarray, ranges: np.ndarray) -> None:
+        if ranges.shape[0] != len(queries) or len(order) != len(self.codes):
+            raise InvalidArgumentError(f"ranges {ranges.shape}, an order of {len(order)}; give pairs for each query and a row for each code")
+        if (ranges[:, :, 0] < 0).any() or (ranges[:, :, 0] > ranges[:, :, 1]).any() or (ranges[:, :, 1] > len(order)).any():
+            raise InvalidArgumentError(f"a range beyond {len(order)} places")
+
     def estimates(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if len(rows) != len(queries) or queries.shape[1] != self.d or (rows < -1).any() or (rows >= len(self.codes)).any():
-            raise InvalidArgumentError(f"rows {rows.shape} of {len(self.codes)} for queries {queries.shape}; give rows of each query, -1 for none")
+        self.check_rows(queries, rows)
         far = np.full(rows.shape, np.inf, np.float32)
         for query, own, out in zip(queries, rows, far, strict=True):
             out[own >= 0] = self.far_from(query)(own[own >= 0])
         return far
+
+    def check_rows(self, queries: np.ndarray, rows: np.ndarray) -> None:
+        if len(rows) != len(queries) or queries.shape[1] != self.d or (rows < -1).any() or (rows >= len(self.codes)).any():
+            raise InvalidArgumentError(f"rows {rows.shape} of {len(self.codes)} for queries {queries.shape}; give rows of each query, -1 for none")
+
+    def check_depth(self, k: int, depth: int) -> None:
+        if not 0 <= k <= depth:
+            raise InvalidArgumentError(f"k {k}, depth {depth}; give k <= depth")
+        self.need_points()
+
+    def check_width(self, queries: np.ndarray) -> None:
+        if queries.shape[1] != self.d:
+            raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {self.d}")
 
     def need_points(self) -> None:
         if len(self.points) == 0:
             raise InvalidArgumentError("a net without points estimates only; give code_net the full rows")
 
     def _each(self, queries: np.ndarray, k: int, depth: int, entries_of: Callable[[np.ndarray], list[Entry]]) -> tuple[np.ndarray, np.ndarray]:
+        self.check_width(queries)
         ids, far = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
-        if queries.shape[1] != self.d:
-            raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {self.d}; a mask has one entry a row")
         for i, query in enumerate(queries if k else []):
             rows, distances = self.nearest(query, entries_of(query)[:depth], k)
             ids[i, : len(rows)], far[i, : len(rows)] = rows, distances

@@ -22,7 +22,7 @@ def kmeans(x: np.ndarray, k: int, *, seed: int = 0, iterations: int = 12, kernel
         raise InvalidArgumentError("the training rows hold NaN or infinity")
     run: Any = kernels or choose()
     rng = np.random.default_rng(seed)
-    x = np.ascontiguousarray(x, np.float32)
+    x = run.resident(np.ascontiguousarray(x, np.float32))
     centroids = x[np.sort(rng.choice(len(x), k, replace=False))].copy()
     for _ in range(iterations):
         ids, far = run.assign(x, centroids)

@@ -196,10 +196,8 @@ def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
         for rows in (None, np.arange(0, len(net[0]), 2, dtype=np.uint32)):
             made = [make(*_over(net, rows)) for make in (reference, kernels.code_net)] if rows is not None else [None, None]
             for forest in (None, _forest(net)) if name in ("code_search", "code_one") else (None,):
-                nets = [
-                    make(*net[:-2], top, rows, None if forest is None else plant(*forest))
-                    for make, plant, top in zip((reference, kernels.code_net), (numpy_codes.Forest, kernels.code_forest), made, strict=True)
-                ]
+                planted = [None, None] if forest is None else [numpy_codes.Forest(*forest), kernels.code_forest(*forest)]
+                nets = [make(*net[:-2], top, rows, f) for make, top, f in zip((reference, kernels.code_net), made, planted, strict=True)]
                 _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, rest)
 
 
