@@ -19,9 +19,11 @@ import json
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -219,3 +221,34 @@ def spectrum(count: int, dim: int, seed: int, decay: float = 0.5, clusters: int 
     if clusters:
         rows = 0.6 * rows + (np.random.default_rng(1).standard_normal((clusters, dim)) * scale)[rng.integers(0, clusters, count)]
     return rows.astype(np.float32)
+
+
+def at_recall(recalls: Sequence[float], values: Sequence[float], least: float) -> float:
+    """The value where a sweep reaches a recall, between its steps on a log scale; the first step's where that has more, NaN where none has."""
+    points = sorted(zip(recalls, values, strict=True))
+    reached = np.maximum.accumulate([p[0] for p in points])
+    return float(np.exp(np.interp(least, reached, np.log([p[1] for p in points])))) if reached[-1] >= least else float("nan")
+
+
+@contextmanager
+def counting(*makers: tuple[Any, str]) -> Iterator[list[int]]:
+    """Distances that kernels in numpy compute: ``makers`` are (owner, name) of the functions that make their functions from rows to distances.
+    The compiled kernels walk alike."""
+    count = [0]
+
+    def counted(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*given: Any) -> Any:
+            far = make(*given)
+
+            def asked(rows: np.ndarray) -> Any:
+                count[0] += len(rows)
+                return far(rows)
+
+            return asked
+
+        return made
+
+    with ExitStack() as patches:
+        for owner, name in makers:
+            patches.enter_context(mock.patch.object(owner, name, counted(getattr(owner, name))))
+        yield count
