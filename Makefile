@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(wildcard lsmtensor/kernels/cython/*.pyx lsmtensor/kernels/cython/*.h lsmtensor/*/_rows.pyx)
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("lsmtensor needs Python 3.11 or newer; make PYTHON=/path/to/python3.11 …" if sys.version_info < (3, 11) else 0)'
