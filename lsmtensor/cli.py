@@ -107,21 +107,35 @@ def run(path: str, out: str, data: str | None, kills: int, seed: int | None, fig
 @click.option("--kernel", help="Backends, by commas.")
 @click.option("--index", help="Index specs, by commas.")
 @click.option("--peers", help="Peers, by commas, or 'none'; all installed ones by default.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of the full data set.")
+@click.option("--data", help="Vectors: a folder of the full data set, a generator such as 'clustered(rows=100000, dim=128)', a file or URL.")
 @click.option("--folder", type=click.Path(file_okay=False), help="Where files are written; the disk that is measured.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--pin/--no-pin", default=True, show_default=True, help="Keep everything on one core.")
-@click.option("--out", help="Append records to this folder.")
+@click.option("--twice", is_flag=True, help="A/A: every case beside itself, to know the noise.")
+@click.option("--vary", multiple=True, metavar="NAME=A,B", help="A run for each value of a setting, such as wal.sync=none,group.")
+@click.option("--out", help="Append records to this folder; a run that was broken off goes on there.")
 @_settings
 def bench(workload: str, **given: Any) -> None:
     """Measure a workload beside its peers, alternating, with the spread."""
+    from itertools import product
+
     from rich.console import Console
 
-    from .bench import runner, show
+    from .bench import compare, runner, show
 
     console = Console()
-    result, path = runner.run_to(workload, _options(given), given["out"], lambda text: console.print(f"[dim]{text}[/dim]"))
-    show.bench(console, workload, result.records)
+    varied = [[f"{name}={value}" for value in _words(values)] for name, _, values in (text.partition("=") for text in given["vary"])]
+    for chosen in product(*varied):
+        title = f"{workload}, {', '.join(chosen)}" if chosen else workload
+        options = _options({**given, "settings": (*given["settings"], *chosen)})
+        result, path = runner.run_to(workload, options, given["out"], lambda text: console.print(f"[dim]{text}[/dim]"))
+        show.bench(console, title, result.records)
+        if options.twice:
+            show.table(console, f"{title}: the same beside itself", compare.HEAD, compare.again(result.records), left=2)
+        if result.drift:
+            console.print(f"[yellow]{result.drift}.[/yellow]")
+        if result.interrupted:
+            raise click.exceptions.Exit(130)
     if path is not None:
         console.print(f"records: {path}; page: lsmtensor report {given['out']} -o report.html")
 
@@ -154,7 +168,7 @@ def _options(given: dict[str, Any]) -> Options:
     return Options(
         config=_config(given["config_path"], given["settings"], given["seed"]), rounds=given["rounds"] or (3 if given["quick"] else 9),
         warmup=given["warmup"], quick=given["quick"], seed=given["seed"], kernels=_words(given["kernel"]), indexes=_words(given["index"]),
-        peers=peers, data=given["data"], folder=given["folder"], pin=given["pin"],
+        peers=peers, data=given["data"], folder=given["folder"], pin=given["pin"], twice=given["twice"],
     )  # fmt: skip
 
 
@@ -181,8 +195,10 @@ def compare(a: str, b: str) -> None:
     from .bench import compare as comparing
     from .bench import record, show
 
-    rows = comparing.rows(list(record.read(a)), list(record.read(b)))
-    show.table(Console(), f"{b} over {a}", comparing.HEAD, rows, left=2)
+    before, after = list(record.read(a)), list(record.read(b))
+    show.table(Console(), f"{b} over {a}", comparing.HEAD, comparing.rows(before, after), left=2)
+    if told := comparing.machines(before, after):
+        click.echo(told)
 
 
 @main.command()

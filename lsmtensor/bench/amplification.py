@@ -8,7 +8,6 @@ cause; time plays no part. The simulator's prediction, made by the same policy c
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ POLICIES = ("leveled", "tiered", "lazy_leveled")
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     ratio: int
     levels: int
@@ -49,9 +47,8 @@ class State:
 
 
 def setup(options: Options) -> State:
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-amplification-", dir="."))
     shape = (4, 2, 200) if options.quick else (4, 3, 1000)
-    state = State(folder, options.folder is None, options.config, *shape, options.seed)
+    state = State(options.path, options.config, *shape, options.seed)
     # what one flush takes on disk decides where a level is full
     state.flush_bytes = int(_measured(state, _config(state, "tiered"), flushes=1)[0])
     return state
@@ -121,9 +118,3 @@ def run(state: State, case: str) -> dict[str, float]:
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
     assert measures["write amplification"] >= 1, f"{case}: fewer bytes written than flushed"
-
-
-def teardown(state: State) -> None:
-    shutil.rmtree(state.folder / "rows.lsm", ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

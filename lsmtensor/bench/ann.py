@@ -15,9 +15,9 @@ import numpy as np
 
 from .. import indexes, kernels
 from ..registry import Spec
-from . import datasets
+from . import vectors
 from .peers import Dense, choose
-from .recall import recall, truth
+from .recall import recall
 from .runner import Options
 
 K = 10
@@ -32,28 +32,20 @@ Search = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class State:
-    queries: np.ndarray
-    true: np.ndarray
-    about: dict[str, Any]
+    data: vectors.Vectors
     searches: dict[str, Search] = field(default_factory=dict)
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     peers: list[Dense] = field(default_factory=list)
 
 
 def setup(options: Options) -> State:
-    data = datasets.debian(options.data)
-    rng = np.random.default_rng(options.seed)
-    order = rng.permutation(len(data))
-    count = 50 if options.quick else QUERIES
-    points = np.ascontiguousarray(data.embeddings[np.sort(order[count:])])
-    queries = np.ascontiguousarray(data.embeddings[order[:count]])
-    state = State(queries, truth(points, queries, K), data.describe())
+    state = State(vectors.load(options.data, 50 if options.quick else QUERIES, K, options.seed))
     for text in options.indexes or DEFAULT_INDEXES:
-        _add_index(state, text, points, options)
+        _add_index(state, text, options)
     for name, peer in choose("dense", options.peers, own=False).items():
         made = peer()
         state.peers.append(made)
-        _add_peer(state, name, made, points, options)
+        _add_peer(state, name, made, options)
     for case in state.cases:
         _calibrate(state, case)
     return state
@@ -64,10 +56,10 @@ def _steps(dial: str | None, options: Options) -> tuple[int | None, ...]:
     return beams[1:4:2] if options.quick and len(beams) > 3 else beams
 
 
-def _add_index(state: State, text: str, points: np.ndarray, options: Options) -> None:
-    spec = Spec.parse(text)
+def _add_index(state: State, text: str, options: Options) -> None:
+    spec, points = Spec.parse(text), state.data.points
     begin = time.perf_counter()
-    built = indexes.create(spec, dim=points.shape[1], metric="cosine")
+    built = indexes.create(spec, dim=points.shape[1], metric=state.data.metric)
     built.add(points)
     seconds = time.perf_counter() - begin
     header, arrays = built.to_sections(include_vectors=True)
@@ -76,7 +68,7 @@ def _add_index(state: State, text: str, points: np.ndarray, options: Options) ->
         backend = kernels.choose(kernel)
         begin = time.perf_counter()
         index = indexes.from_sections(header, arrays, kernel=kernel)
-        index.search(state.queries[0], k=K)
+        index.search(state.data.queries[0], k=K)
         first_call = time.perf_counter() - begin
         for step in _steps(built.dial, options):
             params = {} if step is None else {str(built.dial): step}
@@ -96,9 +88,9 @@ def _ours(index: Any, params: dict[str, Any]) -> Search:
     return search
 
 
-def _add_peer(state: State, name: str, peer: Dense, points: np.ndarray, options: Options) -> None:
+def _add_peer(state: State, name: str, peer: Dense, options: Options) -> None:
     begin = time.perf_counter()
-    peer.build(points)
+    peer.build(state.data.points, state.data.metric)
     seconds = time.perf_counter() - begin
     settings = peer.settings[1:4:2] if options.quick and len(peer.settings) > 3 else peer.settings
     for setting in settings:
@@ -114,11 +106,11 @@ def _add_peer(state: State, name: str, peer: Dense, points: np.ndarray, options:
 def _calibrate(state: State, case: str) -> None:
     """How many queries a sample takes: all, or as many as half a second allows."""
     search = state.searches[case]
-    search(state.queries[:1])
+    search(state.data.queries[:1])
     begin = time.perf_counter()
-    search(state.queries[:1])
+    search(state.data.queries[:1])
     each = time.perf_counter() - begin
-    state.cases[case]["queries"] = int(np.clip(SAMPLE_SECONDS / max(each, 1e-9), 5, len(state.queries)))
+    state.cases[case]["queries"] = int(np.clip(SAMPLE_SECONDS / max(each, 1e-9), 5, len(state.data.queries)))
 
 
 def cases(state: State) -> dict[str, dict[str, Any]]:
@@ -126,17 +118,17 @@ def cases(state: State) -> dict[str, dict[str, Any]]:
 
 
 def dataset(state: State) -> dict[str, Any]:
-    return state.about
+    return state.data.about
 
 
 def run(state: State, case: str) -> dict[str, float]:
     count = state.cases[case]["queries"]
-    queries = state.queries[:count]
+    queries = state.data.queries[:count]
     search = state.searches[case]
     begin = time.perf_counter()
     found = search(queries)
     seconds = time.perf_counter() - begin
-    return {"qps": count / seconds, "recall@10": recall(found, state.true[:count])}
+    return {"qps": count / seconds, "recall@10": recall(found, state.data.true[:count])}
 
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:

@@ -7,7 +7,6 @@ keeps up to 64 commits under way. Reads are of the newest version, with one vers
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -29,7 +28,6 @@ KEYS = 200
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     commits: int
     versions: int
@@ -37,10 +35,9 @@ class State:
 
 
 def setup(options: Options) -> State:
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-commits-", dir="."))
-    state = State(folder, options.folder is None, options.config, 100 if options.quick else 400, 50 if options.quick else 1000)
+    state = State(options.path, options.config, 100 if options.quick else 400, 50 if options.quick else 1000)
     for name, versions in (("get", 1), ("get, old versions behind", state.versions)):
-        db = lt.open(str(folder / f"read{versions}.lsm"), config=options.config.with_set("wal.sync=none"))
+        db = lt.open(str(state.folder / f"read{versions}.lsm"), config=options.config.with_set("wal.sync=none"))
         table = db.create_table("rows", SCHEMA, history="forever")
         for version in range(versions):
             table.upsert({"key": [_key(i) for i in range(KEYS)], "value": [bytes(100)] * KEYS})
@@ -136,7 +133,3 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
 def teardown(state: State) -> None:
     for db in state.reads.values():
         db.close()
-    for name in ("write.lsm", "read1.lsm", f"read{state.versions}.lsm"):
-        shutil.rmtree(state.folder / name, ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

@@ -6,12 +6,31 @@ from typing import Any
 
 import numpy as np
 
+from .pace import TOLD
+from .runner import AGAIN
 from .words import CHECKED, number
 
 HEAD = ("case", "measure", "A", "B", "B / A", "95% interval", "verdict")
 RESAMPLES = 4000
 FEWEST = 4
 """With fewer samples a side an interval means nothing."""
+
+
+def again(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """The rows of an A/A run: each case against itself. What is not called noise here says how far an A/B run can be believed."""
+    second = [{**r, "case": r["case"].removesuffix(AGAIN)} for r in records if r["case"].endswith(AGAIN)]
+    return rows(records, second)
+
+
+def machines(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> str | None:
+    """A sentence where the machine itself was not as fast in B as in A, by the fixed work that every round begins with."""
+    before, after = ([p for r in side for p in r.get("pace_ms", ())] for side in (a, b))
+    if not before or not after:
+        return None
+    change = float(np.median(after) / np.median(before))
+    if 1 / TOLD < change < TOLD:
+        return None
+    return f"the machine took {change:.2f} times as long for the same work in B as in A: what differs by about that may be the machine"
 
 
 def rows(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

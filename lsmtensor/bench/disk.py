@@ -7,7 +7,6 @@ sample drops the file again, so what a query reads is read from the device; what
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import indexes
-from . import datasets
-from .recall import recall, truth
+from . import vectors
+from .recall import recall
 from .runner import Options
 
 K = 10
@@ -25,35 +24,27 @@ BEAMS = (12, 16, 24, 32, 48, 64)
 
 @dataclass
 class State:
-    folder: tempfile.TemporaryDirectory[str]
     path: str
-    queries: np.ndarray
-    true: np.ndarray
-    about: dict[str, Any]
+    data: vectors.Vectors
     found: dict[str, dict[str, Any]]
 
 
 def setup(options: Options) -> State:
-    data = datasets.debian(options.data)
-    order = np.random.default_rng(options.seed).permutation(len(data))
-    count = 30 if options.quick else 200
-    points = np.ascontiguousarray(data.embeddings[np.sort(order[count:])])
-    queries = np.ascontiguousarray(data.embeddings[order[:count]])
-    folder = tempfile.TemporaryDirectory(dir=options.folder)
-    path = os.path.join(folder.name, "x.index")
+    data = vectors.load(options.data, 30 if options.quick else 200, K, options.seed)
+    path = str(options.path / "x.index")
     begin = time.perf_counter()
-    built = indexes.create("diskann", dim=points.shape[1], metric="cosine")
-    built.add(points)
+    built = indexes.create("diskann", dim=data.points.shape[1], metric=data.metric)
+    built.add(data.points)
     seconds = time.perf_counter() - begin
     built.save(path)
     stats = built.stats()
     common = {
         "who": "lsmtensor", "index": "diskann", "kernel": stats["backend"], "isa": stats["isa"], "build_seconds": seconds, "bytes": stats["bytes"],
-        "resident_share": stats["resident"] / points.nbytes,
+        "resident_share": stats["resident"] / data.points.nbytes,
     }  # fmt: skip
     beams = BEAMS[1:4:2] if options.quick else BEAMS
     found = {f"diskann ef={ef}": {**common, "params": {"ef": ef}} for ef in beams}
-    return State(folder, path, queries, truth(points, queries, K), data.describe(), found)
+    return State(path, data, found)
 
 
 def cases(state: State) -> dict[str, dict[str, Any]]:
@@ -62,14 +53,14 @@ def cases(state: State) -> dict[str, dict[str, Any]]:
 
 def run(state: State, case: str) -> dict[str, float]:
     index = indexes.load(state.path)
-    index.search(state.queries[0], K)
+    index.search(state.data.queries[0], K)
     forget(state.path)
     before, device = index.stats()["page_reads"], device_bytes()
     begin = time.perf_counter()
-    ids = np.array([index.search(query, K, **state.found[case]["params"])[0] for query in state.queries])
+    ids = np.array([index.search(query, K, **state.found[case]["params"])[0] for query in state.data.queries])
     seconds = time.perf_counter() - begin
     return {
-        "recall": recall(ids, state.true), "page_reads": (index.stats()["page_reads"] - before) / len(ids),
+        "recall": recall(ids, state.data.true), "page_reads": (index.stats()["page_reads"] - before) / len(ids),
         "device_bytes": (device_bytes() - device) / len(ids), "qps": len(ids) / seconds,
     }  # fmt: skip
 
@@ -79,11 +70,7 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
 
 
 def dataset(state: State) -> dict[str, Any]:
-    return state.about
-
-
-def teardown(state: State) -> None:
-    state.folder.cleanup()
+    return state.data.about
 
 
 def forget(path: str) -> None:

@@ -15,7 +15,6 @@ import hashlib
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,6 @@ PIECE = 4 << 20
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     batches: list[pa.RecordBatch]
     buffers: list[memoryview]
@@ -74,10 +72,7 @@ def setup(options: Options) -> State:
         aligned[at : at + len(buffer)] = buffer
         state_hash.update(buffer)
         at += len(buffer)
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-ingest-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
-    total = _sum(matrix)
-    return State(folder, options.folder is None, options.config, batches, buffers, aligned, size, matrix, total, state_hash.hexdigest(), rows)
+    return State(options.path, options.config, batches, buffers, aligned, size, matrix, _sum(matrix), state_hash.hexdigest(), rows)
 
 
 def _schema() -> lt.Schema:
@@ -224,9 +219,3 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
         assert measures["rows"] == state.rows, f"open: {measures['rows']:.0f} rows of {state.rows}"
     elif not case.startswith("ingest"):
         assert measures["written"] == state.bytes, f"{case}: {measures['written']:.0f} bytes of {state.bytes}"
-
-
-def teardown(state: State) -> None:
-    shutil.rmtree(state.database, ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

@@ -9,7 +9,6 @@ The rate is a share of what the reader manages unhurried, measured in setup.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +31,6 @@ SCHEMA = lt.Schema([lt.Column("id", pa.int64()), lt.Column("n", pa.int64()), lt.
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     rows: int
     seconds: float
@@ -41,9 +39,7 @@ class State:
 
 
 def setup(options: Options) -> State:
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-mixed-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
-    state = State(folder, options.folder is None, options.config, *((2000, 0.5) if options.quick else (50_000, 5.0)))
+    state = State(options.path, options.config, *((2000, 0.5) if options.quick else (50_000, 5.0)))
     with _opened(state) as db:
         reader = _reader(db["t"], state.rows)
         for i in range(20):
@@ -135,9 +131,3 @@ def _percentiles(name: str, taken: list[float]) -> dict[str, float]:
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
     assert measures["reads/s"] > 0
-
-
-def teardown(state: State) -> None:
-    shutil.rmtree(state.folder / "mixed.lsm", ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +32,12 @@ LIMIT = "memtable.limit_bytes=2000000000"
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     sizes: tuple[int, ...]
 
 
 def setup(options: Options) -> State:
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-recovery-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
-    return State(folder, options.folder is None, options.config, (5, 20) if options.quick else (10, 100, 1000))
+    return State(options.path, options.config, (5, 20) if options.quick else (10, 100, 1000))
 
 
 def cases(state: State) -> dict[str, dict[str, Any]]:
@@ -98,12 +94,6 @@ def run(state: State, case: str) -> dict[str, float]:
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
     assert measures["missing rows"] == 0, f"{case}: {measures['missing rows']:.0f} rows that were acknowledged are gone"
-
-
-def teardown(state: State) -> None:
-    shutil.rmtree(state.folder / "recovery.lsm", ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

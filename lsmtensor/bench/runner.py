@@ -8,16 +8,21 @@
     dataset(state) -> {...}          name and checksum;  teardown(state)  (optional)
 
 Cases alternate (A B A B …) in one process, after warm-up rounds that are run and not recorded. Each is held on one core
-unless it says ``"cores"``.
+unless it says ``"cores"``. Files go below ``options.path``, a folder of the run's own that is gone afterwards. Before each round
+a fixed piece of work is timed: where that changes, the machine did. Whole rounds are kept in a journal beside the records, from
+which a run that was broken off goes on.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,8 +33,13 @@ from ..config import RunConfig
 from ..errors import UnknownNameError
 from ..registry import near
 from . import WORKLOADS, record
+from .journal import Journal
+from .pace import drift, pace
+from .words import duration
 
 Measures = dict[str, float]
+AGAIN = " (again)"
+"""What the second of two equal cases is called in an A/A run."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,12 @@ class Options:
     data: str | None = None
     folder: str | None = None
     pin: bool = True
+    twice: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where a workload writes."""
+        return Path(self.folder or ".")
 
 
 @dataclass(frozen=True)
@@ -61,10 +77,12 @@ class Ratio:
 
 @dataclass
 class Result:
-    """Records by case, and ratios by name with their spread."""
+    """Records by case, ratios by name with their spread, and what the machine did meanwhile, where it changed."""
 
     records: list[dict[str, Any]]
     ratios: dict[str, dict[str, Any]]
+    drift: str | None = None
+    interrupted: bool = False
 
 
 def load(name: str) -> ModuleType:
@@ -74,51 +92,102 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f".{name.replace('-', '_')}", __package__)
 
 
-def run(workload: ModuleType, options: Options, say: Callable[[str], None] = print) -> Result:
-    """All rounds of a workload. Raises `AssertionError` for a wrong result: no figure comes of it."""
+def run(workload: ModuleType, options: Options, say: Callable[[str], None] = print, journal: Path | None = None) -> Result:
+    """All rounds of a workload. Raises `AssertionError` for a wrong result: no figure comes of it. Ctrl-C ends it with the rounds that are whole;
+    with a ``journal`` the next run with the same options and code goes on behind them."""
     name = workload.__name__.rsplit(".", 1)[-1].replace("_", "-")
     say(f"{name}: building inputs")
-    state = workload.setup(options)
-    try:
-        samples = _rounds(workload, state, options, say)
-        cases, dataset = workload.cases(state), workload.dataset(state)
-        ratios = {r.name: _ratio(r, samples) for r in workload.ratios(state)} if hasattr(workload, "ratios") else {}
-        common = record.header(name, options.config, dataset, options.seed)
-    finally:
-        if hasattr(workload, "teardown"):
-            workload.teardown(state)
-    lines = [
-        {
-            **common, "case": case, **about, "rounds": options.rounds, "warmup": options.warmup, "quick": options.quick,
-            "pinned": options.pin and about.get("cores", 1) == 1,
-            "samples": {m: [s[m] for s in samples[case]] for m in samples[case][0]},
-            "summary": {m: record.spread(s[m] for s in samples[case]) for m in samples[case][0]},
-        }
-        for case, about in cases.items()
-    ]  # fmt: skip
+    with _folder(name, options) as options:
+        state = workload.setup(options)
+        try:
+            cases, dataset = workload.cases(state), workload.dataset(state)
+            common = record.header(name, options.config, dataset, options.seed)
+            kept = Journal(journal, _same(common, cases, options))
+            interrupted = False
+            try:
+                for number, samples, seconds in _rounds(workload, state, options, kept.count, say):
+                    kept.add(number, samples, seconds)
+            except KeyboardInterrupt:
+                if not kept.count:
+                    raise
+                interrupted = True
+                say(f"broken off: {kept.count} of {options.rounds} rounds are kept" + (", the same command goes on behind them" if journal else ""))
+            except AssertionError:
+                kept.drop()
+                raise
+            rounds = kept.rounds[: options.rounds]
+            ratios = {r.name: _ratio(r, rounds) for r in workload.ratios(state)} if hasattr(workload, "ratios") else {}
+        finally:
+            if hasattr(workload, "teardown"):
+                workload.teardown(state)
+    if not interrupted:
+        kept.drop()
+    paces = kept.paces[: options.rounds]
+    common |= {"rounds": len(rounds), "warmup": options.warmup, "quick": options.quick, "pace_ms": [1e3 * p for p in paces], "interrupted": interrupted}
+    lines = []
+    for case in rounds[0]:
+        about = cases[case.removesuffix(AGAIN)]
+        taken = {m: [r[case][m] for r in rounds] for m in rounds[0][case]}
+        pinned_too = options.pin and about.get("cores", 1) == 1
+        lines.append({**common, "case": case, **about, "pinned": pinned_too, "samples": taken, "summary": {m: record.spread(v) for m, v in taken.items()}})
     lines += [
         {**common, "case": f"ratio: {n}", "who": "ratio", "samples": {"ratio": r["samples"]}, "summary": {"ratio": r["summary"]}}
         for n, r in ratios.items()
     ]
-    return Result(lines, ratios)
+    return Result(lines, ratios, drift(paces), interrupted)
 
 
-def _rounds(workload: ModuleType, state: Any, options: Options, say: Callable[[str], None]) -> dict[str, list[Measures]]:
-    samples: dict[str, list[Measures]] = {}
-    for number in range(-options.warmup, options.rounds):
-        say(f"round {number + 1} of {options.rounds}" if number >= 0 else "warm-up")
-        for case, about in workload.cases(state).items():
+def _same(common: dict[str, Any], cases: Iterable[str], options: Options) -> dict[str, Any]:
+    """What two runs share whose rounds may be put together."""
+    chosen = {n: getattr(options, n) for n in ("quick", "kernels", "indexes", "peers", "data", "pin", "twice", "warmup")}
+    return {**{n: common[n] for n in ("workload", "config_hash", "dataset", "seed", "code", "machine", "packages")}, **chosen, "cases": list(cases)}
+
+
+@contextmanager
+def _folder(name: str, options: Options) -> Iterator[Options]:
+    """The options with a new folder below theirs, which is removed at the end."""
+    if options.folder is not None:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
+    made = tempfile.mkdtemp(prefix=f"lsmtensor-{name}-", dir=options.folder or ".")
+    try:
+        yield replace(options, folder=made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _rounds(
+    workload: ModuleType, state: Any, options: Options, done: int, say: Callable[[str], None]
+) -> Iterator[tuple[int, dict[str, Measures], float]]:
+    """(number, measures by case, seconds of the fixed work) of each round from ``done`` on."""
+    begin = time.perf_counter()
+    for number in [*range(-options.warmup, 0), *range(done, options.rounds)] if done < options.rounds else []:
+        ran = max(0, number) - done
+        left = f", {duration((time.perf_counter() - begin) / ran * (options.rounds - number))} left" if ran > 0 else ""
+        say(f"round {number + 1} of {options.rounds}{left}" if number >= 0 else "warm-up")
+        if number == done:
+            begin = time.perf_counter()
+        before = pace()
+        samples: dict[str, Measures] = {}
+        for label, (case, about) in _turns(workload.cases(state), number, options.twice):
             with pinned(options.pin and about.get("cores", 1) == 1):
                 measures = workload.run(state, case)
             workload.check(state, case, measures)
-            if number >= 0:
-                samples.setdefault(case, []).append({m: float(v) for m, v in measures.items()})
-    return samples
+            samples[label] = {m: float(v) for m, v in measures.items()}
+        if number >= 0:
+            yield number, samples, before
 
 
-def _ratio(ratio: Ratio, samples: dict[str, list[Measures]]) -> dict[str, Any]:
-    ours = np.array([s[ratio.measure] for s in samples[ratio.ours]])
-    best = np.max([[s[ratio.measure] for s in samples[other]] for other in ratio.others], axis=0)
+def _turns(cases: dict[str, dict[str, Any]], number: int, twice: bool) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
+    """What runs in a round, by its name in the record; of an A/A pair each is first in every other round."""
+    for case, about in cases.items():
+        pair = [case, case + AGAIN] if twice else [case]
+        for label in pair[:: -1 if number % 2 else 1]:
+            yield label, (case, about)
+
+
+def _ratio(ratio: Ratio, rounds: list[dict[str, Measures]]) -> dict[str, Any]:
+    ours = np.array([r[ratio.ours][ratio.measure] for r in rounds])
+    best = np.max([[r[other][ratio.measure] for r in rounds] for other in ratio.others], axis=0)
     values = (ours / best).tolist()
     return {"samples": values, "summary": record.spread(values)}
 
@@ -138,10 +207,9 @@ def pinned(wanted: bool) -> Iterator[None]:
 
 
 def run_to(name: str, options: Options, out: str | None, say: Callable[[str], None] = print) -> tuple[Result, Path | None]:
-    """Run by name; with ``out``, append the records to ``out/NAME.jsonl``."""
-    result = run(load(name), options, say)
-    path = None
-    if out is not None:
-        path = Path(out) / f"{name}.jsonl"
+    """Run by name; with ``out``, append the records to ``out/NAME.jsonl``, and go on with what a run that was broken off left there."""
+    path = None if out is None else Path(out) / f"{name}.jsonl"
+    result = run(load(name), options, say, None if path is None else path.with_suffix(".journal"))
+    if path is not None:
         record.write(path, result.records)
     return result, path

@@ -36,13 +36,13 @@ class Peer(ABC):
 
 
 class Dense(Peer):
-    """The nearest of float32 (n, d) by cosine. ``settings``: efforts at which one build is searched, the least first."""
+    """The nearest of float32 (n, d) by cosine, l2 or ip. ``settings``: efforts at which one build is searched, the least first."""
 
     kind = "dense"
     settings: ClassVar[tuple[Setting, ...]] = ({},)
 
     @abstractmethod
-    def build(self, points: np.ndarray) -> None: ...
+    def build(self, points: np.ndarray, metric: str = "cosine") -> None: ...
 
     @abstractmethod
     def search(self, query: np.ndarray, k: int, **setting: int) -> np.ndarray:

@@ -13,16 +13,16 @@ class _Faiss(Dense):
     needs = "faiss"
     factory: ClassVar[str]
 
-    def build(self, points: np.ndarray) -> None:
+    def build(self, points: np.ndarray, metric: str = "cosine") -> None:
         import faiss
 
         faiss.omp_set_num_threads(1)
-        unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30)
-        self.index: Any = faiss.index_factory(points.shape[1], self.factory.format(m=points.shape[1] // 4), faiss.METRIC_INNER_PRODUCT)
+        rows = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30) if metric == "cosine" else points
+        self.index: Any = faiss.index_factory(points.shape[1], self.factory.format(m=points.shape[1] // 4), faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
         if hasattr(self.index, "hnsw"):
             self.index.hnsw.efConstruction = 200
-        self.index.train(unit)
-        self.index.add(unit)
+        self.index.train(rows)
+        self.index.add(rows)
         if "IVF" in self.factory:
             refined: Any = self.index
             self.cells: Any = faiss.downcast_index(refined.base_index)

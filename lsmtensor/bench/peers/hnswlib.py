@@ -13,10 +13,10 @@ class Hnswlib(Dense):
     name, needs = "hnswlib M=16", "hnswlib"
     settings: ClassVar[tuple[Setting, ...]] = ({"ef": 10}, {"ef": 20}, {"ef": 40}, {"ef": 80}, {"ef": 160})
 
-    def build(self, points: np.ndarray) -> None:
+    def build(self, points: np.ndarray, metric: str = "cosine") -> None:
         import hnswlib
 
-        self.index = hnswlib.Index(space="cosine", dim=points.shape[1])
+        self.index = hnswlib.Index(space=metric, dim=points.shape[1])
         self.index.init_index(max_elements=len(points), M=16, ef_construction=200, random_seed=0)
         self.index.set_num_threads(1)
         self.index.add_items(points, num_threads=1)

@@ -17,13 +17,13 @@ class Lance(Dense):
     name, needs, promise = "lance IVF_HNSW_SQ", "lance", "no sync of its own"
     settings: ClassVar[tuple[Setting, ...]] = ({"ef": 20, "refine": 2}, {"ef": 80, "refine": 4})
 
-    def build(self, points: np.ndarray) -> None:
+    def build(self, points: np.ndarray, metric: str = "cosine") -> None:
         import lance
 
         self.folder = Path(tempfile.mkdtemp(prefix="lsmtensor-lance-", dir="."))
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(points.reshape(-1)), points.shape[1])
         self.data = lance.write_dataset(pa.table({"id": np.arange(len(points)), "v": vectors}), str(self.folder / "x.lance"))
-        self.data.create_index("v", "IVF_HNSW_SQ", metric="cosine", num_partitions=1, m=16, ef_construction=200)
+        self.data.create_index("v", "IVF_HNSW_SQ", metric={"ip": "dot"}.get(metric, metric), num_partitions=1, m=16, ef_construction=200)
 
     def search(self, query: np.ndarray, k: int, **setting: int) -> np.ndarray:
         near = {"column": "v", "q": query, "k": k, **({"ef": setting["ef"], "refine_factor": setting["refine"]} if setting else {})}

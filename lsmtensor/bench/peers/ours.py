@@ -19,8 +19,8 @@ class _Index(Dense):
     needs = "lsmtensor"
     spec: ClassVar[str]
 
-    def build(self, points: np.ndarray) -> None:
-        self.index = indexes.create(self.spec, dim=points.shape[1], metric="cosine", threads=1)
+    def build(self, points: np.ndarray, metric: str = "cosine") -> None:
+        self.index = indexes.create(self.spec, dim=points.shape[1], metric=metric, threads=1)
         self.index.train(points)
         self.index.add(points)
 

@@ -14,10 +14,10 @@ class Usearch(Dense):
     dtype: ClassVar[str] = "f32"
     settings: ClassVar[tuple[Setting, ...]] = ({"ef": 10}, {"ef": 20}, {"ef": 40}, {"ef": 80}, {"ef": 160})
 
-    def build(self, points: np.ndarray) -> None:
+    def build(self, points: np.ndarray, metric: str = "cosine") -> None:
         from usearch.index import Index
 
-        self.index: Any = Index(ndim=points.shape[1], metric="cos", dtype=self.dtype, connectivity=16, expansion_add=200)
+        self.index: Any = Index(ndim=points.shape[1], metric={"cosine": "cos", "l2": "l2sq", "ip": "ip"}[metric], dtype=self.dtype, connectivity=16, expansion_add=200)
         self.index.add(np.arange(len(points)), points, threads=1)
 
     def search(self, query: np.ndarray, k: int, **setting: int) -> np.ndarray:

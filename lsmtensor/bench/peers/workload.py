@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ LEAST = 0.9
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     about: dict[str, Any]
     points: np.ndarray
     queries: np.ndarray
@@ -56,10 +54,8 @@ def setup(options: Options) -> State:
     keys = [hashlib.md5(str(i).encode(), usedforsecurity=False).digest() for i in range(rows)]
     side = 512 if options.quick else 2048
     arrays = {f"layer{i}": rng.standard_normal((side, side), dtype=np.float32) for i in range(8)}
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-peers-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
     state = State(
-        folder, options.folder is None, data.describe(), points, queries, truth(points, queries, K), texts, _questions(texts, count, rng), [],
+        options.path, data.describe(), points, queries, truth(points, queries, K), texts, _questions(texts, count, rng), [],
         keys, [rng.bytes(100) for _ in range(BATCH)], arrays,
     )  # fmt: skip
     chosen = {kind: choose(kind, options.peers) for kind in KINDS}
@@ -221,7 +217,3 @@ def teardown(state: State) -> None:
     for peer in set(state.peers.values()):
         if not isinstance(peer, Keys):
             peer.close()
-    for left in (*state.folder.glob("words-*"), *state.folder.glob("turn-*")):
-        shutil.rmtree(left, ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)
