@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -215,3 +216,94 @@ def test_records_hold_the_pace(tmp_path):
     result = runner.run(counted([]), runner.Options(rounds=2, warmup=0), quiet)
     record.write(tmp_path / "x.jsonl", result.records)
     assert all(len(json.loads(line)["pace_ms"]) == 2 for line in (tmp_path / "x.jsonl").read_text().splitlines())
+
+
+def some_records(**cases):
+    """Records as the runner makes them: case to measures to samples."""
+
+    def run(state, case):
+        turn[case] += 1
+        return {m: float(v[turn[case] - 1]) for m, v in cases[case].items()}
+
+    turn: Counter[str] = Counter()
+    workload = counted([])
+    workload.cases = lambda state: {c: {"who": "lsmtensor", "rows": int(c.split()[0].replace(",", "")) if c[0].isdigit() else None} for c in cases}
+    workload.run = run
+    return runner.run(workload, runner.Options(rounds=3, warmup=0), quiet).records
+
+
+def test_a_report_in_every_form(tmp_path):
+    pytest.importorskip("matplotlib")
+    from lsmtensor.bench import charts, page
+
+    recalls = {f"hnsw cython ef={ef}": {"qps": [10 / ef, 9 / ef, 11 / ef], "recall@10": [ef / 100] * 3, "read p50 us": [5.0] * 3, "read p99 us": [9.0] * 3} for ef in (10, 20)}
+    mine = some_records(**recalls, **{"flat <b>": {"qps": [0.1] * 3, "recall@10": [1.0] * 3}})
+    made = charts.of("ann", mine)
+    assert [c.title for c in made] == ["ann", "ann: latencies"]
+    assert [(s.name, len(s.points)) for s in made[0].series] == [("hnsw cython", 2), ("flat <b>", 1)] and made[1].series[0].points[1][:2] == (pytest.approx(100), 9.0)
+    (tmp_path / "x.jsonl").write_text("")
+    for ending in (".html", ".md", ".pdf", ".png"):
+        page.write(tmp_path / f"r{ending}", mine)
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("<svg") == 2 and "flat &lt;b&gt;" in text and "flat <b>" not in text and "http" not in text.replace("http://www.w3.org", "")
+    assert "| hnsw cython ef=10 | recall@10 | 0.1 |" in (tmp_path / "r.md").read_text()
+    assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(lt.InvalidArgumentError, match=".html, .md"):
+        page.write(tmp_path / "r.doc", mine)
+
+
+def test_charts_of_samples_and_of_sizes():
+    from lsmtensor.bench import charts
+
+    (samples,) = charts.of("x", some_records(a={"GB/s": [1, 2, 3]}, b={"GB/s": [100, 200, 0]}))
+    assert samples.rows == ["a", "b"] and not samples.log_x and len(samples.series[0].points) == 6
+    curves = charts.of("scale", some_records(**{f"{n:,} rows": {"us": [n, n, n]} for n in (10, 100, 1000)}))
+    assert curves[0].log_x and curves[0].log_y and [p[:2] for p in curves[0].series[0].points] == [(10, 10), (100, 100), (1000, 1000)]
+    assert "<title>100 rows: 100</title>" in charts.svg(curves[0])
+    assert charts.of("x", []) == []
+
+
+def test_runs_of_other_settings_stand_apart():
+    from lsmtensor.bench import page
+
+    a = some_records(a={"n": [1, 2, 3]})
+    b = [{**r, "config": lt.RunConfig().with_set("wal.sync=none").to_dict(), "config_hash": "other"} for r in some_records(a={"n": [4, 5, 6]})]
+    again = some_records(a={"n": [7, 8, 9]})
+    made = page.runs([*a, *b, *again])
+    assert sorted(title for title, _ in made) == ["counted: none", "counted: wal.sync=none, none"]
+    assert next(mine for title, (_, mine) in made if title == "counted: none")[0]["samples"]["n"] == [7, 8, 9]
+
+
+def test_cases_are_chosen():
+    calls: list[str] = []
+    result = runner.run(counted(calls), runner.Options(rounds=2, warmup=0, only="^b"), quiet)
+    assert calls == ["b", "b"] and [r["case"] for r in result.records] == ["b"]
+    with pytest.raises(lt.UnknownNameError, match="there are: a, b"):
+        runner.run(counted([]), runner.Options(rounds=1, only="c"), quiet)
+
+
+def test_curves_of_scale_become_a_page(tmp_path, monkeypatch):
+    from lsmtensor.bench import scale, scale_page
+
+    monkeypatch.setattr(scale, "QUICK", (300, 600))
+    options = runner.Options(rounds=1, warmup=0, quick=True, folder=str(tmp_path), only="1 threads")
+    made = runner.run(scale, options, quiet).records
+    assert len(made) == 2 and made[0]["summary"]["recall@10"]["median"] > 0.9 and made[1]["summary"]["bytes stored a row"]["median"] > 128
+    with_law = [{**r, "quick": False} for r in made]
+    text = scale_page.figures(with_law)
+    assert "| | 300 | 600 | as |" in text and "bytes a row |" in text and "| lazy_leveled | 1,000,000,000 |" in text
+    assert scale_page.power([10, 100, 1000], [3.0, 30.0, 300.0]) == (pytest.approx(0.3), pytest.approx(1.0))
+
+
+def test_the_simulator_counts_rows_of_very_many_keys():
+    from lsmtensor.bench.simulate import Simulator
+    from lsmtensor.lsm import compaction
+
+    def written(keys):
+        simulator = Simulator(compaction.create("tiered", lt.RunConfig().compaction), keys, 100)
+        for _ in range(20):
+            simulator.flush(1000)
+        return simulator.result.flushed_rows, simulator.result.live_rows
+
+    assert written(1 << 62) == (pytest.approx(20_000), pytest.approx(20_000))
+    assert written(1)[1] == 1 and written(500)[1] == pytest.approx(500, rel=1e-6)

@@ -73,9 +73,9 @@ def test_the_workload_and_its_page(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("lsmtensor-*")), "files were left"
     assert {r["peer"] for r in result.records if r["who"] == "peer"} == {"SQLite", "safetensors"}
     assert any(name.startswith("keys, get/s") for name in result.ratios)
-    text = page.renew(f"# Page\n\n{page.BEGIN}\nold\n{page.END}\n\nafter\n", page.figures(result.records))
+    text = page.renew("# Page\n\n<!-- figures: make peers -->\nold\n<!-- end of figures -->\n\nafter\n", page.figures(result.records))
     assert "old" not in text and text.endswith("after\n") and "| SQLite |" in text and "| lsmtensor hnsw |" in text
-    assert page.renew(text, "x").count(page.BEGIN) == 1
+    assert page.renew(text, "x").count("<!-- figures: make peers -->") == 1
 
 
 def test_a_wrong_value_gives_no_figure():

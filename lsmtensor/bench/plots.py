@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import UnavailableError
+from .charts import COLOURS, Chart
 
-COLOURS = {"cython": "#0b6e4f", "numba": "#c8553d", "numpy": "#6c757d", "hnswlib": "#3a5ba0", "faiss": "#8e5ea2"}
-EFFORT = re.compile(r" \w+=\d+$| ef=\d+ refine=\d+$")
-"""What a case's name adds to that of its line in a plot."""
+KERNELS = {"cython": "#0b6e4f", "numba": "#c8553d", "numpy": "#6c757d"}
 MARKERS = {"flat": "s", "hnsw": "o"}
 
 
@@ -57,7 +56,7 @@ def _search(axes: Any, entries: list[dict[str, Any]]) -> None:
             line = [e for e in entries if e["kernel"] == kernel and e["index"] == index]
             style = MARKERS.get(index, "^") + "-"
             recalls, rates = [e["recall"] for e in line], [e["qps"] for e in line]
-            axes.plot(recalls, rates, style, color=COLOURS.get(kernel), label=f"{index}, {kernel}")
+            axes.plot(recalls, rates, style, color=KERNELS.get(kernel), label=f"{index}, {kernel}")
     axes.set(xlabel="recall@10", ylabel="queries a second", yscale="log", title="Search through the database, one query at a time")
     axes.legend(fontsize=7)
 
@@ -91,37 +90,36 @@ def _bytes(axes: Any, facts: dict[str, Any]) -> None:
     axes.set(xlabel="MB", title=f"Bytes written by ingest and compaction: {facts['ingest']['write_amplification']:.2f} x given")
 
 
-def workload(name: str, records: list[dict[str, Any]]) -> Any | None:
-    """A figure for the records of one workload; None where there is nothing to draw."""
-    if name == "ann":
-        return _ann(records)
-    rates = [r for r in records if "GB/s" in r["samples"]]
-    return _rates(rates) if rates else None
-
-
-def _ann(records: list[dict[str, Any]]) -> Any:
+def drawn(charts: Sequence[Chart]) -> Any:
+    """Charts below each other, two a line."""
     plt = pyplot()
-    figure, axes = plt.subplots(figsize=(7.5, 4.6), constrained_layout=True)
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for r in records:
-        lines.setdefault(EFFORT.sub("", r["case"]), []).append((r["summary"]["recall@10"]["median"], r["summary"]["qps"]["median"]))
-    for label, points in lines.items():
-        colour = next((c for word, c in COLOURS.items() if word in label), None)
-        style = "s" if "flat" in label.lower() else ("^--" if label.split()[0] in ("hnswlib", "faiss") else "o-")
-        axes.plot(*zip(*sorted(points), strict=True), style, color=colour, label=label)
-    axes.set(xlabel="recall@10", ylabel="queries a second", yscale="log", title="One query at a time, one thread")
-    axes.legend(fontsize=7)
+    lines = -(-len(charts) // 2)
+    tall = [max(3.2, 0.8 + 0.24 * max((len(c.rows) for c in charts[2 * i : 2 * i + 2]), default=0)) for i in range(lines)]
+    figure, panels = plt.subplots(lines, 2, figsize=(12, sum(tall)), constrained_layout=True, squeeze=False, height_ratios=tall)
+    for panel, chart in zip(panels.flat, charts, strict=False):
+        for number, s in enumerate(chart.series):
+            style = "o-" if s.line else "o"
+            panel.plot([p[0] for p in s.points], [p[1] for p in s.points], style, ms=3.5, alpha=0.8, color=COLOURS[number % len(COLOURS)], label=s.name)
+        if chart.rows:
+            panel.set_yticks(range(len(chart.rows)), chart.rows, fontsize=7)
+            panel.invert_yaxis()
+        panel.set(xlabel=chart.x, ylabel=chart.y, title=chart.title, xscale="log" if chart.log_x else "linear")
+        if chart.log_y:
+            panel.set_yscale("log")
+        if len(chart.series) > 1:
+            panel.legend(fontsize=6)
+    for spare in list(panels.flat)[len(charts) :]:
+        spare.set_visible(False)
     return figure
 
 
-def _rates(records: list[dict[str, Any]]) -> Any:
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(7.5, 0.6 + 0.5 * len(records)), constrained_layout=True)
-    for at, r in enumerate(records):
-        values = r["samples"]["GB/s"]
-        axes.barh(at, r["summary"]["GB/s"]["median"], color="#0b6e4f" if r["who"] == "lsmtensor" else "#9fb3c8")
-        axes.plot(values, [at] * len(values), "k|")
-    axes.set_yticks(range(len(records)), [r["case"] for r in records])
-    axes.invert_yaxis()
-    axes.set(xlabel="GB/s (bar: median; marks: samples)")
-    return figure
+def pdf(figures: Iterable[Any]) -> bytes:
+    """A page for each figure."""
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    out = io.BytesIO()
+    with PdfPages(out, metadata={"CreationDate": None}) as pages:
+        for figure in figures:
+            pages.savefig(figure, bbox_inches="tight")
+            pyplot().close(figure)
+    return out.getvalue()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -58,6 +59,7 @@ class Options:
     folder: str | None = None
     pin: bool = True
     twice: bool = False
+    only: str = ""
 
     @property
     def path(self) -> Path:
@@ -100,7 +102,7 @@ def run(workload: ModuleType, options: Options, say: Callable[[str], None] = pri
     with _folder(name, options) as options:
         state = workload.setup(options)
         try:
-            cases, dataset = workload.cases(state), workload.dataset(state)
+            cases, dataset = _chosen(workload, state, options), workload.dataset(state)
             common = record.header(name, options.config, dataset, options.seed)
             kept = Journal(journal, _same(common, cases, options))
             interrupted = False
@@ -116,7 +118,8 @@ def run(workload: ModuleType, options: Options, say: Callable[[str], None] = pri
                 kept.drop()
                 raise
             rounds = kept.rounds[: options.rounds]
-            ratios = {r.name: _ratio(r, rounds) for r in workload.ratios(state)} if hasattr(workload, "ratios") else {}
+            asked = workload.ratios(state) if hasattr(workload, "ratios") else []
+            ratios = {r.name: _ratio(r, rounds) for r in asked if {r.ours, *r.others} <= set(cases)}
         finally:
             if hasattr(workload, "teardown"):
                 workload.teardown(state)
@@ -168,13 +171,22 @@ def _rounds(
             begin = time.perf_counter()
         before = pace()
         samples: dict[str, Measures] = {}
-        for label, (case, about) in _turns(workload.cases(state), number, options.twice):
+        for label, (case, about) in _turns(_chosen(workload, state, options), number, options.twice):
             with pinned(options.pin and about.get("cores", 1) == 1):
                 measures = workload.run(state, case)
             workload.check(state, case, measures)
             samples[label] = {m: float(v) for m, v in measures.items()}
         if number >= 0:
             yield number, samples, before
+
+
+def _chosen(workload: ModuleType, state: Any, options: Options) -> dict[str, dict[str, Any]]:
+    """The cases whose name the pattern ``options.only`` is found in."""
+    there: dict[str, dict[str, Any]] = workload.cases(state)
+    chosen = {case: about for case, about in there.items() if re.search(options.only, case)}
+    if not chosen:
+        raise UnknownNameError(f"no case matches {options.only!r}; there are: {', '.join(there)}")
+    return chosen
 
 
 def _turns(cases: dict[str, dict[str, Any]], number: int, twice: bool) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:

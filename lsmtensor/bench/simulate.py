@@ -6,6 +6,7 @@ keep the union of their keys. What the engine writes besides rows (filters, chec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -60,7 +61,7 @@ class Simulator:
     def flush(self, rows: int) -> None:
         """A memtable of ``rows`` rows, then everything that the policy asks for."""
         self.result.user_rows += rows
-        distinct = self.keys * (1 - (1 - 1 / self.keys) ** rows)
+        distinct = -self.keys * math.expm1(rows * math.log1p(-1 / self.keys)) if self.keys > 1 else 1.0
         self.result.flushed_rows += distinct
         version = self.table.flushed_seq + 1
         self.table = replace(self.table, runs=(self._run(distinct, 0, version, version), *self.table.runs), flushed_seq=version)
@@ -73,10 +74,9 @@ class Simulator:
         self.result.levels = max(r.level for r in self.table.runs) if self.table.runs else 0
 
     def _union(self, sizes: Iterable[float]) -> float:
-        missing = 1.0
-        for size in sizes:
-            missing *= 1 - min(1.0, size / self.keys)
-        return self.keys * (1 - missing)
+        # by logarithms: of very many keys a run holds a share that 1 would swallow
+        shares = [size / self.keys for size in sizes]
+        return float(self.keys) if max(shares, default=0) >= 1 else -self.keys * math.expm1(sum(math.log1p(-share) for share in shares))
 
     def _do(self, decision: compaction.Decision) -> None:
         assert isinstance(decision, (Merge, Move, Drop))

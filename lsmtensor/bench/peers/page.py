@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from ..words import number, size
 from .base import absent
 
-BEGIN, END = "<!-- figures: make peers -->", "<!-- end of figures -->"
+FIGURES = re.compile(r"(<!-- figures: [^>]* -->).*?(<!-- end of figures -->)", re.DOTALL)
 RECALLS = (0.90, 0.95, 0.99)
 
 
@@ -67,9 +68,7 @@ def _spread(s: dict[str, float]) -> str:
 
 def renew(text: str, made: str) -> str:
     """A page with its figures replaced; what stands around them stays."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{made}\n\n{END}{tail}"
+    return FIGURES.sub(lambda found: f"{found[1]}\n\n{made}\n\n{found[2]}", text)
 
 
 if __name__ == "__main__":
