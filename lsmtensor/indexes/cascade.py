@@ -82,22 +82,20 @@ class Cascade(FQG):
     def _buckets(self, queries: np.ndarray, forest: Forest) -> np.ndarray:
         """uint32 (q, s): the rows that the stages before the graph give, some more than once."""
         seen = np.ascontiguousarray(queries * inverse_norms(queries, self._code)[:, None])
-        if self.tree:
-            begun: np.ndarray = forest.planted.starts(seen)
-            return begun
-        # buckets of one prefix length; an empty one gives the row after it
         sides = np.einsum("qd,tbd->qtb", seen, forest.planes, optimize=True) - forest.shifts
         n = forest.keys.shape[1]
-        prefix = prefix_of(n, FIXED)
+        # buckets as deep as they are crowded, or of one prefix length; an empty one of these gives the row after it
+        prefix = BITS if self.tree else prefix_of(n, FIXED)
         own = np.packbits(sides > 0, axis=2).view(">u4")[:, :, 0].astype(np.uint32) >> np.uint32(BITS - prefix)
-        unsure = np.argsort(np.abs(sides[:, :, :prefix]), axis=2, kind="stable")[:, :, : self.nprobe - 1]
+        unsure = np.argsort(np.abs(sides[:, :, : prefix_of(n, self.window if self.tree else FIXED)]), axis=2, kind="stable")[:, :, : self.nprobe - 1]
         asked = np.concatenate([own[:, :, None], own[:, :, None] ^ (np.uint32(1) << (prefix - 1 - unsure).astype(np.uint32))], 2)
         found = []
         for table in range(self.tables):
             keys = forest.keys[table] >> np.uint32(BITS - prefix)
             low, high = (np.searchsorted(keys, asked[:, table], side)[:, :, None] for side in ("left", "right"))
-            places = low + np.arange(self.window)
-            found.append(forest.rows[table][np.clip(np.where(places < high, places, low), 0, n - 1)].reshape(len(queries), -1))
+            places = low + np.arange(self.window) - (self.window // 2 if self.tree else 0)
+            places = places if self.tree else np.where(places < high, places, low)
+            found.append(forest.rows[table][np.clip(places, 0, n - 1)].reshape(len(queries), -1))
         return np.ascontiguousarray(np.concatenate(found, 1))
 
     # -- searching -------------------------------------------------------------------------------

@@ -94,8 +94,9 @@ def code_forest(planes: np.ndarray, shifts: np.ndarray, keys: np.ndarray, rows: 
     """Where walks begin, in a backend's own form, checked once, for `code_net`: planes float32 (t, 32, d), shifts float32 (t, 32), keys uint32 (t, m) in
     order, the rows uint32 (t, m) that have them.
 
-    A query (of unit length for cosine) has in each table the key of the sides it lies on, plane . query > shift, first plane highest; begun from are the rows at the ``window``
-    places around where it belongs, and around keys with one bit changed, the nprobe - 1 least sure of the first log2(m / window). t nprobe window <= 512.
+    A query (of unit length for cosine) has in each table the key of the sides it lies on, plane . query > shift, first plane highest; of planes in 8 bits, their largest value at
+    127, and the query as `code_net` has it, v. Begun from are the rows at the ``window`` places around where it belongs, and around keys with one bit changed, the nprobe - 1 least
+    sure of the first log2(m / window). t nprobe window <= 512.
     """
     from . import numpy_codes
 

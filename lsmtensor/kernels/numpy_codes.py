@@ -177,19 +177,26 @@ class Forest:
                 f"a forest of planes {planes.shape}, shifts {shifts.shape}, keys {keys.shape}, rows {rows.shape}, nprobe {nprobe}, window {window}; "
                 f"give up to {STARTS} rows to begin at"
             )
-        self.planes, self.shifts, self.keys, self.rows, self.nprobe, self.window = planes, shifts, keys, rows, nprobe, window
-        self.highest = int(rows.max())
+        largest = np.abs(planes).max(initial=0)
+        by = np.float32(127) / largest if largest > 0 else np.float32(0)
+        self.planes, self.shifts = np.rint(planes * by).astype(np.int8), shifts * by
+        self.keys, self.rows, self.nprobe, self.window, self.highest = keys, rows, nprobe, window, int(rows.max())
 
-    def starts(self, queries: np.ndarray) -> np.ndarray:
-        """uint32 (q, t * nprobe * window): the rows that walks of queries, as planes see them, begin at."""
+    def offsets(self, mean: np.ndarray, metric: int) -> np.ndarray:
+        """float32 (t, 32): what a side is more than the product with v, which lacks the mean but for ip."""
+        means = np.zeros_like(self.shifts) if metric == 1 else (self.planes.astype(np.float64) @ mean).astype(np.float32)
+        return means - self.shifts
+
+    def starts(self, v: np.ndarray, unit: np.float32, offsets: np.ndarray) -> np.ndarray:
+        """uint32 (t * nprobe * window,): the rows that the walk of a query begins at, its values v whole numbers of ``unit``."""
         t, m = self.keys.shape
-        sides = np.einsum("qd,tbd->qtb", queries, self.planes, optimize=True) - self.shifts
-        own = np.packbits(sides > 0, axis=2).view(">u4")[:, :, 0].astype(np.uint32)
-        unsure = np.argsort(np.abs(sides[:, :, : prefix_of(m, self.window)]), axis=2, kind="stable")[:, :, : self.nprobe - 1]
-        asked = np.concatenate([own[:, :, None], own[:, :, None] ^ (np.uint32(1) << (31 - unsure).astype(np.uint32))], 2)
-        places = np.stack([np.searchsorted(self.keys[i], asked[:, i]) for i in range(t)], 1)
-        around = np.clip(places[:, :, :, None] + np.arange(-(self.window // 2), self.window - self.window // 2), 0, m - 1)
-        return np.ascontiguousarray(np.stack([self.rows[i][around[:, i]] for i in range(t)], 1).reshape(len(queries), -1))
+        sides = (self.planes.astype(np.float64) @ v).astype(np.float32) * unit + offsets
+        own = np.packbits(sides > 0, axis=1).view(">u4").astype(np.uint32)
+        unsure = np.argsort(np.abs(sides[:, : prefix_of(m, self.window)]), axis=1, kind="stable")[:, : self.nprobe - 1]
+        asked = np.concatenate([own, own ^ (np.uint32(1) << (31 - unsure).astype(np.uint32))], 1)
+        places = np.stack([np.searchsorted(keys, sought) for keys, sought in zip(self.keys, asked, strict=True)])
+        around = np.clip(places[:, :, None] + np.arange(-(self.window // 2), self.window - self.window // 2), 0, m - 1)
+        return np.stack([rows[near] for rows, near in zip(self.rows, around, strict=True)]).ravel()
 
 
 def prefix_of(m: int, window: int) -> int:
@@ -219,6 +226,7 @@ class Net:
         if forest is not None and (forest.planes.shape[2] != self.d or forest.highest >= n):
             raise InvalidArgumentError(f"a forest over {forest.highest + 1} rows of {forest.planes.shape[2]} dimensions for {n} of {self.d}")
         self.forest = forest
+        self.offsets = np.empty((0, 0), np.float32) if forest is None else forest.offsets(mean, metric)
         self.top, self.rows = top, None if rows is None else rows.astype(np.int64)
         self.points, self.scale, self.metric, self.mean, self.step = points, scale, metric, mean, np.float32(step)
         self.codes, self.squares, self.factors, self.bits, self.links = codes, squares, factors, bits, links
@@ -237,13 +245,8 @@ class Net:
             own = np.clip(np.rint((query - self.mean) / self.step), -128, 127).astype(np.int64)
             count = np.abs if self.metric == 3 else np.sign
             return lambda ids: np.abs(count(self.values(ids) - own)).sum(1)
-        x = query * np.float32(self.inverse(query)) if self.metric == 2 else query
-        if self.metric != 1:
-            x = x - self.mean
-        largest = np.abs(x).max()
-        by = np.float32(127) / largest if largest > 0 else np.float32(0)
-        v = np.rint(x * by).astype(np.int64)
-        factor = np.float32((2 if self.metric == 0 else 1) * (1 / by if by > 0 else 0) * (0.5 if self.bits == 4 else self.step))
+        v, unit = self.whole(query)
+        factor = np.float32((2 if self.metric == 0 else 1) * unit * (0.5 if self.bits == 4 else self.step))
 
         def far(ids: np.ndarray) -> np.ndarray:
             dots = factor * (self.values(ids) @ v).astype(np.float32)
@@ -251,6 +254,15 @@ class Net:
             return made
 
         return far
+
+    def whole(self, query: np.ndarray) -> tuple[np.ndarray, np.float32]:
+        """A query as int64 (d,) up to 127, and what they are whole numbers of."""
+        x = query * np.float32(self.inverse(query)) if self.metric == 2 else query
+        if self.metric != 1:
+            x = x - self.mean
+        largest = np.abs(x).max()
+        by = np.float32(127) / largest if largest > 0 else np.float32(0)
+        return np.rint(x * by).astype(np.int64), np.float32(1) / by if by > 0 else np.float32(0)
 
     def inverse(self, query: np.ndarray) -> float:
         square = float(query @ query)
@@ -303,9 +315,7 @@ class Net:
     def forest_starts(self, queries: np.ndarray) -> np.ndarray | None:
         if self.forest is None:
             return None
-        inverses = np.array([self.inverse(q) if self.metric == 2 else 1 for q in queries], np.float32)
-        made: np.ndarray = self.forest.starts(queries * inverses[:, None])
-        return made
+        return np.stack([self.forest.starts(*self.whole(q), self.offsets) for q in queries]) if len(queries) else np.empty((0, 1), np.uint32)
 
     def check_search(self, queries: np.ndarray, k: int, ef: int, depth: int, starts: np.ndarray | None) -> None:
         if not 0 <= k <= depth <= ef or self.links.shape[1] == 0:

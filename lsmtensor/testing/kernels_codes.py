@@ -202,10 +202,9 @@ def check_code_queries(name: str, kernels: Kernels, seed: int) -> None:
 
 
 def check_forests(name: str, kernels: Kernels, seed: int) -> None:
-    """Rows to begin at are the same in every backend, and what does not fit together is refused."""
+    """What does not fit together is refused; where walks begin is seen by what they find."""
     for args in ARGUMENTS[name](np.random.default_rng(seed)):
-        queries = np.random.default_rng(seed).integers(-9, 9, (3, args[0].shape[2])).astype(np.float32)
-        np.testing.assert_array_equal(kernels.code_forest(*args).starts(queries), numpy_codes.Forest(*args).starts(queries))
+        kernels.code_forest(*args)
         for bad in ((0, args[0][:1]), (1, args[1][:, 1:].copy()), (2, args[2][:1]), (3, args[3][:1]), (4, 33), (5, 0), (5, 256)):
             try:
                 kernels.code_forest(*args[: bad[0]], bad[1], *args[bad[0] + 1 :])

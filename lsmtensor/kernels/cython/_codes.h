@@ -38,9 +38,10 @@ typedef struct code_net {
     int64_t n, d, stride, width;
     int metric, bits;
     /* tables of keys of 32 bits in order, the rows that have them, where keys of each leading ``jump`` bits begin; tables 0: none */
-    const float *planes, *shifts;
+    const uint8_t *planes; /* around 128, rows of ``plane`` bytes, whole lines */
+    const float *offsets;  /* of a side beside its product */
     const uint32_t *keys, *keyed, *begins;
-    int64_t tables, trees, probes, window, prefix, jump;
+    int64_t plane, tables, trees, probes, window, prefix, jump;
 } code_net;
 
 /* Product codes: ``count`` centroids, 16 or 256, for each of ``m`` parts of ``width`` values, (m, width, count). */
@@ -56,7 +57,7 @@ typedef struct {
     int8_t *values;          /* centred, padded with zeros to whole lines */
     uint8_t *bytes;          /* the same as codes, for l1 and hamming */
     int32_t square, sum;
-    float times, factor;
+    float unit, factor;      /* what values are whole numbers of; what an estimate takes a product times */
     int32_t less;
 } code_query;
 

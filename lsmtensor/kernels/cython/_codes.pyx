@@ -24,12 +24,12 @@ cdef extern from "_codes.h" nogil:
         const float *scale
         int64_t n, d, stride, width
         int metric, bits
-        const float *planes
-        const float *shifts
+        const uint8_t *planes
+        const float *offsets
         const uint32_t *keys
         const uint32_t *keyed
         const uint32_t *begins
-        int64_t tables, trees, probes, window, prefix, jump
+        int64_t plane, tables, trees, probes, window, prefix, jump
     ctypedef struct code_scratch:
         uint64_t *seen
         int64_t distances
@@ -194,17 +194,19 @@ def code_shrink(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int met
 cdef class Forest:
     """Keys in order and the rows that have them, checked once, with a table of where the keys of each prefix begin."""
 
-    cdef const float[:, :, ::1] planes
-    cdef const float[:, ::1] shifts
+    cdef const uint8_t[:, :, ::1] planes
     cdef const uint32_t[:, ::1] keys, keyed, begins
-    cdef int64_t probes, window, prefix, jump, highest
-    cdef readonly object plain
+    cdef int64_t d, probes, window, prefix, jump, highest
+    cdef object plain
 
     def __init__(self, planes, shifts, keys, rows, nprobe, window):
-        # numpy's form makes the checks, and serves who asks for the rows themselves
+        # numpy's form makes the checks
         self.plain = numpy_codes.Forest(planes, shifts, keys, rows, nprobe, window)
-        self.planes, self.shifts, self.keys, self.keyed = planes, shifts, keys, rows
-        self.probes, self.window, self.highest = nprobe, window, self.plain.highest
+        self.d, self.highest, self.keys, self.keyed = planes.shape[2], self.plain.highest, keys, rows
+        lines = np.full((*planes.shape[:2], -(-planes.shape[2] // 64) * 64), 128, np.uint8)
+        lines[:, :, : self.d] = self.plain.planes.view(np.uint8) ^ 128
+        self.planes = lines
+        self.probes, self.window = nprobe, window
         self.prefix = numpy_codes.prefix_of(self.keys.shape[1], window)
         self.jump = min(self.prefix, 24)
         edges = (np.arange(1 << self.jump, dtype=np.uint64) << np.uint64(32 - self.jump)).astype(np.uint32)
@@ -212,9 +214,6 @@ cdef class Forest:
         for i in range(len(keys)):
             begins[i, :-1] = np.searchsorted(keys[i], edges)
         self.begins = begins
-
-    def starts(self, queries):
-        return self.plain.starts(queries)
 
 
 def code_forest(planes, shifts, keys, rows, nprobe, window):
@@ -265,12 +264,14 @@ cdef class Net:
 
     cdef begin_in(self, Forest forest):
         cdef net_t *g = &self.g
-        if forest.planes.shape[2] != g.d or forest.highest >= g.n:
-            raise InvalidArgumentError(f"a forest over {forest.highest + 1} rows of {forest.planes.shape[2]} dimensions for {g.n} of {g.d}")
+        cdef const float[:, ::1] offsets
+        if forest.d != g.d or forest.highest >= g.n:
+            raise InvalidArgumentError(f"a forest over {forest.highest + 1} rows of {forest.d} dimensions for {g.n} of {g.d}")
+        offsets = made = forest.plain.offsets(np.asarray(<float[:g.d]>self.mean), g.metric)
         g.trees, g.probes, g.window, g.prefix, g.jump = forest.keys.shape[1], forest.probes, forest.window, forest.prefix, forest.jump
-        g.planes, g.shifts, g.begins = &forest.planes[0, 0, 0], &forest.shifts[0, 0], &forest.begins[0, 0]
+        g.planes, g.plane, g.offsets, g.begins = &forest.planes[0, 0, 0], forest.planes.shape[2], &offsets[0, 0], &forest.begins[0, 0]
         g.keys, g.keyed, g.tables = &forest.keys[0, 0], &forest.keyed[0, 0], forest.keys.shape[0]
-        self.kept.append(forest)
+        self.kept += [forest, made]
 
 
 def code_net(points, scale, metric, mean, step, codes, squares, factors, bits, links, top, rows, forest=None):

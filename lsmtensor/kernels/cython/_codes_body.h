@@ -320,19 +320,21 @@ static int64_t ISA(begin)(const code_net *g, const code_query *q, int estimate, 
 }
 
 /* Rows around the places of a query's keys. How many. */
-static int64_t ISA(forest)(const code_net *g, const float *x, float inverse, uint32_t *start)
+static int64_t ISA(forest)(const code_net *g, const code_query *q, uint32_t *start)
 {
     uint32_t asked[CODE_STARTS];
     int64_t place[CODE_STARTS], many = 0, count = 0;
     for (int64_t t = 0; t < g->tables; t++) {
         float side[32];
         uint32_t own = 0, used = 0;
+        int32_t dot[32];
         for (int64_t b = 0; b < 32; b += 4) {
-            const float *plane = g->planes + (t * 32 + b) * g->d, *row[4] = {plane, plane + g->d, plane + 2 * g->d, plane + 3 * g->d};
-            ISA(dot4)(x, row, g->d, side + b);
+            const uint8_t *plane = g->planes + (t * 32 + b) * g->plane;
+            const uint8_t *row[4] = {plane, plane + g->plane, plane + 2 * g->plane, plane + 3 * g->plane};
+            ISA(dot8)(q->values, row, g->plane, dot + b);
         }
         for (int64_t b = 0; b < 32; b++) {
-            side[b] = side[b] * inverse - g->shifts[t * 32 + b];
+            side[b] = (float)(dot[b] - 128 * q->sum) * q->unit + g->offsets[t * 32 + b];
             own |= (uint32_t)(side[b] > 0) << (31 - b);
             side[b] = fabsf(side[b]);
         }
@@ -501,17 +503,10 @@ static inline float ISA(inverse_norm)(const float *x, int64_t d)
 }
 
 /* A float query in the form that rows are compared with: whole numbers of -127 to 127 by its largest, or codes by ``step``. */
-static void ISA(prepare)(const code_net *g, const float *x, const float *mean, float step, float inverse, code_query *q)
+static void ISA(whole)(const code_net *g, const float *x, const float *mean, float inverse, code_query *q)
 {
     int64_t padded = g->bits == 4 ? 2 * g->stride : g->stride;
     float scale = g->metric == 2 ? inverse : 1.0f, shift = g->metric == 1 ? 0.0f : 1.0f, largest = 0;
-    if (g->metric >= 3) {
-        for (int64_t i = 0; i < padded; i++) {
-            float v = i < g->d ? rintf((x[i] - mean[i]) / step) : 0;
-            q->bytes[i] = (uint8_t)(128 + (v > 127 ? 127 : v < -128 ? -128 : v));
-        }
-        return;
-    }
     /* as whole numbers, whose largest vectors find */
     uint32_t top = 0;
     for (int64_t i = 0; i < g->d; i++) {
@@ -522,14 +517,27 @@ static void ISA(prepare)(const code_net *g, const float *x, const float *mean, f
     }
     memcpy(&largest, &top, 4);
     float by = largest > 0 ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
+    q->sum = 0;
     for (int64_t i = 0; i < g->d; i++) {
         q->values[i] = (int8_t)rintf((x[i] * scale - shift * mean[i]) * by);
-        sum += q->values[i];
+        q->sum += q->values[i];
     }
     for (int64_t i = g->d; i < padded; i++) q->values[i] = 0;
-    q->less = (g->bits == 4 ? 15 : 128) * sum;
-    q->factor = (g->metric == 0 ? 2.0f : 1.0f) * (by > 0 ? 1.0f / by : 0.0f) * (g->bits == 4 ? 0.5f : 1.0f) * (g->factors ? 1.0f : step);
+    q->unit = by > 0 ? 1.0f / by : 0.0f;
+}
+
+static void ISA(prepare)(const code_net *g, const float *x, const float *mean, float step, float inverse, code_query *q)
+{
+    if (g->metric >= 3) {
+        for (int64_t i = 0; i < g->stride; i++) {
+            float v = i < g->d ? rintf((x[i] - mean[i]) / step) : 0;
+            q->bytes[i] = (uint8_t)(128 + (v > 127 ? 127 : v < -128 ? -128 : v));
+        }
+        return;
+    }
+    ISA(whole)(g, x, mean, inverse, q);
+    q->less = (g->bits == 4 ? 15 : 128) * q->sum;
+    q->factor = (g->metric == 0 ? 2.0f : 1.0f) * q->unit * (g->bits == 4 ? 0.5f : 1.0f) * (g->factors ? 1.0f : step);
 }
 
 /* Exact distances of the first ``n`` entries, the k nearest in order. How many.
@@ -588,7 +596,11 @@ static int64_t ISA(search)(const code_net *g, const float *x, const float *mean,
     uint32_t own[CODE_STARTS];
     int64_t hits = 0, size;
     ISA(prepare)(g, x, mean, step, inverse, &q);
-    if (!start && g->tables) count = ISA(forest)(g, x, inverse, own), start = own;
+    if (!start && g->tables) {
+        code_query whole = q;
+        if (g->metric >= 3) whole.values = s->values + g->stride, ISA(whole)(g, x, mean, inverse, &whole);
+        count = ISA(forest)(g, &whole, own), start = own;
+    }
     if (!start) count = ISA(begin)(g, &q, 1, own, s), start = own;
     if (mask)
         size = ISA(walk)(g, &q, 1, start, count, cap, mask, ef, &hits, s);
