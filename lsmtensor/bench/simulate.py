@@ -53,10 +53,10 @@ class Simulator:
         self.result = Simulated()
         self._numbers = 0
 
-    def _run(self, rows: float, level: int, first: int, last: int) -> Run:
+    def _run(self, wanted: float, level: int, first: int, last: int) -> Run:
         self._numbers += 1
-        size = int(rows * self.row_bytes)
-        return Run(self._numbers, level, (FileRef(self._numbers, size, int(rows), 0, 0, self.keys, first, last, ""),))
+        rows = round(wanted)
+        return Run(self._numbers, level, (FileRef(self._numbers, rows * self.row_bytes, rows, 0, 0, self.keys, first, last, ""),))
 
     def flush(self, rows: int) -> None:
         """A memtable of ``rows`` rows, then everything that the policy asks for."""
