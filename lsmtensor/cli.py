@@ -146,18 +146,28 @@ def bench(workload: str, **given: Any) -> None:
 @click.option("--flushes", type=click.IntRange(1), default=1000, show_default=True, help="Memtables written.")
 @click.option("--rows", type=click.IntRange(1), default=100_000, show_default=True, help="Rows a memtable.")
 @click.option("--row-bytes", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--keys", type=click.IntRange(1), default=10**9, show_default=True, help="Different keys that rows are drawn from.")
+@click.option("--keys", type=click.IntRange(1), help="Different keys that rows are drawn from; 10^9, or as many as a trace shows.")
+@click.option("--trace", type=click.Path(exists=True, dir_okay=False), help="Flushes as lsmtensor.bench.trace recorded them, instead of equal ones.")
+@click.option("--table", help="Of a trace of several tables.")
 @_settings
-def simulate(policy: str, flushes: int, rows: int, row_bytes: int, keys: int, config_path: str | None, settings: tuple[str, ...]) -> None:
+def simulate(policy: str, flushes: int, rows: int, row_bytes: int, keys: int | None, trace: str | None, table: str | None, config_path: str | None, settings: tuple[str, ...]) -> None:
     """What a compaction policy would write, without writing: the engine's own class, by counting."""
+    from .bench import trace as traces
     from .bench.simulate import Simulator
     from .lsm import compaction
 
-    simulator = Simulator(compaction.create(policy, _config(config_path, settings, 0).compaction), keys, row_bytes)
-    for _ in range(flushes):
-        simulator.flush(rows)
-    result = simulator.result
-    click.echo(f"{policy}: {flushes:,} flushes of {rows:,} rows of {row_bytes} bytes, {flushes * rows * row_bytes / 1e9:.1f} GB given")
+    chosen = compaction.create(policy, _config(config_path, settings, 0).compaction)
+    if trace is not None:
+        found = traces.replay(traces.read(trace, table), chosen, keys)
+        result = found.simulated
+        click.echo(f"{policy}: {len(result.runs):,} flushes of {trace}, rows of {found.row_bytes} bytes, {result.user_rows * found.row_bytes / 1e9:.3f} GB given")
+        click.echo(f"the engine that was recorded wrote {found.measured:.2f} bytes of table files for each flushed; replayed: {found.predicted:.2f}")
+    else:
+        simulator = Simulator(chosen, keys or 10**9, row_bytes)
+        for _ in range(flushes):
+            simulator.flush(rows)
+        result = simulator.result
+        click.echo(f"{policy}: {flushes:,} flushes of {rows:,} rows of {row_bytes} bytes, {result.user_rows * row_bytes / 1e9:.1f} GB given")
     click.echo(f"write amplification {result.write_amplification:.2f} (1 of it the flushes), space amplification {result.space_amplification:.2f}")
     click.echo(f"{result.merges} merges, {result.moves} moves, {result.levels + 1} levels, {result.mean_runs:.1f} runs to look into on average")
 

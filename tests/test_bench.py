@@ -227,7 +227,7 @@ def test_compare_is_right_about_as_often_as_it_says():
     assert called <= 24
 
 
-@pytest.mark.parametrize("name", ["mixed", "recovery", "ycsb"])
+@pytest.mark.parametrize("name", ["db-bench", "mixed", "recovery", "streaming", "ycsb"])
 def test_a_workload_runs_and_leaves_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = runner.run(runner.load(name), runner.Options(rounds=1, warmup=0, quick=True), lambda text: None)
@@ -248,7 +248,7 @@ def test_zipfian_ranks_have_zipfian_shares():
 def test_an_operation_that_waited_counts_from_when_it_was_due():
     import time
 
-    from lsmtensor.bench import mixed
+    from lsmtensor.bench import latency
 
-    taken = mixed.due(lambda number: time.sleep(0.1) if number == 0 else None, rate=100, seconds=0.1)
+    taken = latency.due(lambda number: time.sleep(0.1) if number == 0 else None, rate=100, seconds=0.1)
     assert len(taken) == 10 and taken[0] >= 0.1 and taken[1] >= 0.085 and taken[1] > taken[5]

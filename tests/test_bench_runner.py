@@ -307,3 +307,46 @@ def test_the_simulator_counts_rows_of_very_many_keys():
 
     assert written(1 << 62) == (pytest.approx(20_000), pytest.approx(20_000))
     assert written(1)[1] == 1 and written(500)[1] == pytest.approx(500, rel=1e-6)
+
+
+def test_a_recorded_trace_replays_as_it_was(tmp_path):
+    """Under the policy that was recorded the replay writes what the engine wrote; the number of keys is found from what merges left."""
+    import pyarrow as pa
+    from click.testing import CliRunner
+
+    from lsmtensor import cli
+    from lsmtensor.bench import trace
+    from lsmtensor.lsm import compaction
+
+    settings = ("wal.sync=none", "compaction.policy=leveled", "compaction.level0_runs=2", "compaction.level_bytes=100000", "compaction.trivial_moves=false")
+    config, rng, path = lt.RunConfig(background=False).with_set(*settings), np.random.default_rng(0), tmp_path / "x.trace"
+    with lt.open(str(tmp_path / "x.lsm"), config=config) as db:
+        stop = trace.record(db, path)
+        table = db.create_table("t", lt.Schema([lt.Column("k", pa.int64()), lt.Column("v", pa.binary(100))], primary_key="k"), history="none")
+        for _ in range(20):
+            keys = np.unique(rng.integers(0, 5000, 1000))
+            table.upsert({"k": keys, "v": pa.array([rng.bytes(100) for _ in keys], pa.binary(100))})
+            db.flush()
+        stop()
+        table.put(-1, {"v": bytes(100)})
+        db.flush()
+    events = trace.read(path)
+    assert sum(e["event"] == "flush" for e in events) == 20
+    found = trace.replay(events, compaction.create("leveled", config.compaction))
+    assert 3500 < found.keys < 7000 and found.predicted == pytest.approx(found.measured, rel=0.15) and found.measured > 2
+    assert trace.replay(events, compaction.create("tiered", config.compaction)).predicted < found.predicted
+    said = CliRunner().invoke(cli.main, ["simulate", "tiered", "--trace", str(path)])
+    assert said.exit_code == 0 and "20 flushes" in said.output and "the engine that was recorded wrote" in said.output
+    with pytest.raises(lt.InvalidArgumentError, match="there are: t"):
+        trace.read(path, "u")
+    (tmp_path / "y").write_text("no trace\n")
+    with pytest.raises(lt.InvalidArgumentError, match="is no trace"):
+        trace.read(tmp_path / "y")
+
+
+def test_latencies_tell_no_percentile_that_they_cannot_know():
+    from lsmtensor.bench import latency
+
+    assert set(latency.percentiles("get", [1e-6] * 200)) == {"get p50 us", "get p90 us"} and latency.percentiles("", [2e-3], "ms") == {"p50 ms": 2.0}
+    assert set(latency.percentiles("x", [1.0] * 20_000)) == {"x p50 us", "x p90 us", "x p99 us", "x p99.9 us"}
+    assert len(latency.each(lambda i: None, range(7))) == 7

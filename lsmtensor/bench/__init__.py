@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-WORKLOADS = ("amplification", "ann", "commits", "disk", "gpu", "ingest", "kernels", "mixed", "peers", "point", "quant", "recovery", "scale", "tensor-io", "ycsb")
+WORKLOADS = ("amplification", "ann", "commits", "db-bench", "disk", "gpu", "ingest", "kernels", "mixed", "peers", "point", "quant", "recovery", "scale", "streaming", "tensor-io", "ycsb")

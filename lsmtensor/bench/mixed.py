@@ -21,6 +21,7 @@ import pyarrow as pa
 
 import lsmtensor as lt
 
+from . import latency
 from .runner import Options, Ratio
 
 DIM, BATCH = 64, 100
@@ -90,18 +91,6 @@ def _reader(table: lt.Table, rows: int) -> Callable[[int], None]:
     return read
 
 
-def due(call: Callable[[int], None], rate: float, seconds: float) -> list[float]:
-    """Latencies of calls that are due every 1 / rate seconds, each counted from when it was due, however late it began."""
-    taken, begin = [], time.perf_counter()
-    for number in range(max(1, int(rate * seconds))):
-        at = begin + number / rate
-        while (wait := at - time.perf_counter()) > 0:
-            time.sleep(min(wait, 0.001) if wait > 0.0002 else 0)
-        call(number)
-        taken.append(time.perf_counter() - at)
-    return taken
-
-
 def run(state: State, case: str) -> dict[str, float]:
     with _opened(state) as db:
         table = db["t"]
@@ -111,22 +100,18 @@ def run(state: State, case: str) -> dict[str, float]:
             def commit(number: int) -> None:
                 table.upsert(_rows(np.arange(number * BATCH, (number + 1) * BATCH)))
 
-            written.extend(due(commit, state.commits_per_second, state.seconds))
+            written.extend(latency.due(commit, state.commits_per_second, state.seconds))
 
         writer = threading.Thread(target=write)
         if case == "reads and writes":
             writer.start()
         begin = time.perf_counter()
-        read = due(_reader(table, state.rows), state.rate, state.seconds)
+        read = latency.due(_reader(table, state.rows), state.rate, state.seconds)
         seconds = time.perf_counter() - begin
         if writer.ident is not None:
             writer.join()
-    measures = {"reads/s": len(read) / seconds, **_percentiles("read", read)}
-    return measures | (_percentiles("commit", written) if written else {})
-
-
-def _percentiles(name: str, taken: list[float]) -> dict[str, float]:
-    return {f"{name} p{p:g} ms": float(np.percentile(taken, p)) * 1e3 for p in (50, 99, 99.9)}
+    measures = {"reads/s": len(read) / seconds, **latency.percentiles("read", read, "ms")}
+    return measures | (latency.percentiles("commit", written, "ms") if written else {})
 
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
