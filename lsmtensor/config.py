@@ -87,13 +87,15 @@ class IndexConfig(_Group):
 @dataclass(frozen=True)
 class RunConfig(_Group):
     """Every choice of a run. ``kernel`` None means the fastest there is; ``threads`` split rows, never sums. ``memory_limit`` None means
-    half of the machine's; a quarter of it may hold what was decoded lately."""
+    half of the machine's; a quarter of it may hold what was decoded lately. A commit of more than ``direct_commit_bytes`` goes to files of its own
+    rather than through the log; a value of a tensor column of more than ``large_tensor_bytes`` to a blob file, which merges do not rewrite."""
 
     kernel: str | None = None
     threads: int = 1
     storage_kernel: str | None = None
     background: bool = True
     direct_commit_bytes: int = 8 << 20
+    large_tensor_bytes: int = 64 << 10
     seed: int = 0
     memory_limit: int | None = None
     wal: WalConfig = field(default_factory=WalConfig)

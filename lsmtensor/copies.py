@@ -9,6 +9,7 @@ from .config import RunConfig
 from .env.base import Env
 from .lsm.backup import backups as listed_backups
 from .lsm.backup import restore_backup
+from .lsm.blobs import BLOBS, BLOBS_SCHEMA
 from .lsm.repair import repair as salvage
 from .tensors import SYSTEM
 
@@ -28,7 +29,7 @@ def repair(path: str | os.PathLike[str], new: str | os.PathLike[str], *, env: En
     what is wrong and how many rows it cost (None where nobody can know). A file that is wholly unreadable costs all its rows, a
     damaged chunk the rows that lie in it, a damaged log record its commit. Raises `NotADatabaseError` where there is none.
     """
-    return salvage(env or local_env(), os.fspath(path), os.fspath(new), RunConfig(), {name: s.to_dict() for name, s in SYSTEM.items()})
+    return salvage(env or local_env(), os.fspath(path), os.fspath(new), RunConfig(), {name: s.to_dict() for name, s in {**SYSTEM, BLOBS: BLOBS_SCHEMA}.items()})
 
 
 def backups(folder: str | os.PathLike[str], *, env: Env | None = None) -> list[dict[str, Any]]:

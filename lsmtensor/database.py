@@ -28,6 +28,7 @@ from .errors import (
 )
 from .lsm import past, readers, retention, space
 from .lsm.backup import make_backup
+from .lsm.blobs import BLOBS
 from .lsm.branch import make_branch
 from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
@@ -180,7 +181,7 @@ class Database(Container):
         versions = [
             retention.oldest_version(self._tree, t.options.get("history", retention.DEFAULT), visible)
             for t in state.layout.tables.values()
-            if not t.name.startswith(CLAIMS)
+            if not t.name.startswith((CLAIMS, BLOBS))
         ]
         return max(versions, default=0)
 
@@ -302,7 +303,7 @@ class Database(Container):
 
     def tag(self, name: str) -> int:
         """Name the current version and keep it readable; returns it."""
-        return self._tree.tag(name)
+        return retention.tag(self._tree, name)
 
     # -- care ------------------------------------------------------------------------------------
 

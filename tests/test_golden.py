@@ -18,8 +18,9 @@ import pytest
 import lsmtensor as lt
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
+BLOBS = GOLDEN.with_name("v1-blobs")
 sys.path.insert(0, str(GOLDEN.parent))
-from make import rows  # noqa: E402
+from make import films, rows  # noqa: E402
 
 
 def expected() -> dict[str, tuple[int, object, list[float], object]]:
@@ -197,6 +198,41 @@ def test_index_segments_are_as_the_page_says():
         for array in json.loads(text)["arrays"]:
             size = int(np.prod(array["shape"])) * np.dtype(array["dtype"]).itemsize
             assert array["crc"] == crc(data[24 + length + array["offset"] :][:size]) and array["offset"] % 64 == 0
+
+
+def test_values_outside_are_as_the_page_says(tmp_path):
+    shutil.copytree(BLOBS, tmp_path / "golden")
+    wanted = {i: None if frames is None else frames.tobytes() for i, frames in zip(range(7), films(range(7))["frames"], strict=True)}
+    with lt.open(str(tmp_path / "golden")) as db:
+        found = {i: db["films"].get(i)["frames"] for i in db["films"].to_arrow(["id"]).column("id").to_pylist()}
+        assert {i: None if frames is None else frames.tobytes() for i, frames in found.items()} == wanted
+        assert all(frames is None or frames.shape == (1 + i * i, 20) for i, frames in found.items()) and db.verify()
+    columns, sections = {}, {}
+    for path in (BLOBS / "sst").glob("*.arrow"):
+        sections[int(path.stem)], _, directory = read_table(path)
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        columns[int(path.stem)] = {n: table.column(n).combine_chunks() for n in table.column_names}
+        assert {e["must"] for e in directory if e["name"] == "blobs"} <= {True}
+    (blobs,) = (number for number, table in columns.items() if "data" in table)
+    (films_,) = (number for number in columns if number != blobs)
+    data = dict(zip(columns[blobs]["id"].to_pylist(), columns[blobs]["data"].to_pylist(), strict=True))
+    referred = {}
+    for i, group in zip(columns[films_]["id"].to_pylist(), columns[films_]["frames"].storage.to_pylist(), strict=True):
+        if group[:8] == bytes(8):
+            assert len(group) == 56
+            _, own, size = struct.unpack_from("<QQQ", group)
+            group = data[own]
+            assert len(group) == size and blake3.blake3(b"\0" + group).digest() == referred.setdefault(own, columns[films_]["frames"].storage[i].as_py()[24:])
+        rows_, nodes, buffers = struct.unpack_from("<QHH", group)
+        assert rows_ == 1 and len(group) % 64 == 0
+        described = [struct.unpack_from("<QQBB", group, 16 + 16 * nodes + 24 * b) for b in range(buffers)]
+        bodies = group[16 + 16 * nodes + 24 * buffers :]
+        frames = [bodies[at : at + d[1]] for at, d in zip(np.cumsum([0, *(d[1] for d in described)]), described, strict=False)]
+        assert wanted[i] is None or wanted[i] in frames
+    assert len(referred) == 2 and list(data) == sorted(referred) and {own >> 24 for own in referred} == {int(k) for k in json.loads(sections[films_]["blobs"])}
+    assert blobs not in {own >> 24 for own in referred}, "it was written anew when row 7 had gone"
+    told = [f["blobs"] for run in files_of(read_manifest(BLOBS / "MANIFEST-000001")) for f in run if f["number"] == films_]
+    assert told and all([[int(k), *v]] == t for t in told for k, v in json.loads(sections[films_]["blobs"]).items())
 
 
 def test_a_newer_format_is_refused(tmp_path):

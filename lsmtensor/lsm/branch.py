@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import NotADatabaseError
-from .layout import FileRef, Layout, Run
+from .blobs import BLOBS, Carrying, carried
+from .layout import FileRef, Layout, Run, TableState
 from .maintenance import merged_batches
 from .manifest import check_folder, create_folder, file_path
-from .merge import Batches
-from .output import write_files
+from .output import Written, chains_of, write_files
+from .source import RunSource, SortedTable
 
 if TYPE_CHECKING:
     from .state import TableVersion
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 Place = Callable[[FileRef, str, str], object]
+Blobs = Callable[[], "TableVersion"] | None
 
 
 def make_branch(tree: Tree, path: str, version: int | None, place: Place | None = None) -> int:
@@ -47,7 +49,10 @@ def make_branch(tree: Tree, path: str, version: int | None, place: Place | None 
         env.mkdir(path)
         for folder in ("wal", "sst", "blob", "readers"):
             env.mkdir(f"{path}/{folder}")
-        tables = {}
+        tables: dict[int, TableState] = {}
+        beside: list[Run] = []
+        kept = state.by_name(BLOBS)
+        blobs = None if kept is None else lambda: kept
         numbers = count(tree.next_file())
         for table in state.tables.values():
             if table.state.created > limit:
@@ -62,17 +67,20 @@ def make_branch(tree: Tree, path: str, version: int | None, place: Place | None 
                         _placed(tree, path, file.ref, place)
                     runs.append(source.run)
                 else:
-                    files = _without_newer(tree, path, table, source, limit, numbers.__next__)
-                    if files:
-                        runs.append(Run(files[0].number, source.run.level, files))
+                    made = _without_newer(tree, path, table, source, limit, numbers.__next__, blobs)
+                    runs += _runs(made.files, source.run.level)
+                    beside += made.blobs
             # a reader cannot flush: what it has from the log only is written here
             for mem in table.mems:
                 if mem.rows and mem.min_seq <= limit:
-                    files = _without_newer(tree, path, table, mem.sorted(), limit, numbers.__next__)
-                    if files:
-                        runs.append(Run(files[0].number, 0, files))
+                    made = _without_newer(tree, path, table, mem.sorted(), limit, numbers.__next__, blobs)
+                    runs += _runs(made.files, 0)
+                    beside += made.blobs
             runs.sort(key=lambda run: run.min_seq, reverse=True)
             tables[table.state.id] = replace(table.state, runs=tuple(runs), flushed_seq=limit)
+        if kept is not None and beside:
+            here = tables[kept.state.id]
+            tables[here.id] = replace(here, runs=tuple(sorted((*here.runs, *beside), key=lambda run: run.min_seq, reverse=True)))
         env.sync_dir(f"{path}/sst")
         old = state.layout
         tags = {name: v for name, v in old.tags.items() if v <= limit}
@@ -92,13 +100,18 @@ def _placed(tree: Tree, path: str, ref: FileRef, place: Place) -> None:
 
 
 def _without_newer(
-    tree: Tree, path: str, table: TableVersion, source: Batches, limit: int, number: Callable[[], int], level: int = 0
-) -> tuple[FileRef, ...]:
+    tree: Tree, path: str, table: TableVersion, source: RunSource | SortedTable, limit: int, number: Callable[[], int], blobs: Blobs
+) -> Written:
     def older(keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
         return np.asarray(seqs <= limit)
 
-    batches = merged_batches([source], older, table.physical, tree.config.sstable.batch_rows, None, None)
+    kinds = carried(table, [source], chains_of(table, tree.config, "branch")) if isinstance(source, RunSource) else {}
+    batches = merged_batches([Carrying(source, kinds) if isinstance(source, RunSource) else source], older, table.physical, tree.config.sstable.batch_rows, None, None)
     first = next(batches, None)
     if first is None:
-        return ()
-    return write_files(tree.env, path, tree.config, table, chain([first], batches), "branch", level, number)
+        return Written((), ())
+    return write_files(tree.env, path, tree.config, table, chain([first], batches), "branch", 0, number, blobs)
+
+
+def _runs(files: tuple[FileRef, ...], level: int) -> list[Run]:
+    return [Run(files[0].number, level, files)] if files else []

@@ -20,6 +20,7 @@ from ..evolution import cast
 from ..indexes import container
 from ..keys import physical_schema
 from ..schema import Schema, nulls
+from ..sstable.coded import Coded, encode
 from ..sstable.zones import Pruner
 
 if TYPE_CHECKING:
@@ -98,6 +99,16 @@ class Evolved:
             else:
                 columns.append(pa.chunked_array([_filled(origin, len(rows))]))
         return pa.Table.from_arrays(columns, schema=pa.schema([self.schema.field(n) for n in names]))
+
+    def outside(self, name: str) -> bool:
+        origin = self._origins[name]
+        return origin.stored is not None and self._reader.outside(origin.stored)
+
+    def stored(self, i: int, name: str, kind: Coded, start: int = 0, stop: int | None = None) -> pa.Array:
+        origin = self._origins[name]
+        if origin.stored is not None and self._reader.schema.field(origin.stored).type == origin.kind:
+            return self._reader.stored(i, origin.stored, kind, start, stop)
+        return encode(self.column(i, name, start, stop), kind)
 
     def row_bytes(self, i: int, names: Sequence[str]) -> float:
         origins = [self._origins[n] for n in names]

@@ -19,8 +19,7 @@ from ..errors import InvalidArgumentError, SchemaError
 from ..schema import Schema
 from . import retention
 from .evaluate import evaluate
-from .merge import Window
-from .source import RunSource
+from .merge import Batches, Window
 
 if TYPE_CHECKING:
     from .state import TableVersion
@@ -111,7 +110,7 @@ def expiry_of(table: TableVersion, version: int) -> Expiry | None:
 class Expiring:
     """A run in a merge, whose expired rows look like deletes: they go where deletes go, and nothing older comes up from under them."""
 
-    def __init__(self, run: RunSource, expiry: Expiry) -> None:
+    def __init__(self, run: Batches, expiry: Expiry) -> None:
         self._run, self._expiry = run, expiry
 
     def __getattr__(self, name: str) -> Any:

@@ -13,14 +13,17 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, StorageError
 from ..indexes import container
 from ..merkle import inclusion_path, leaf_hash, root_from_path
 from ..sstable.format import place
+from ..sstable.outside import Reference
 from ..wal.reader import read_wal
 from . import keyspace
 from .manifest import Manifest, file_path
-from .source import RunSource
+from .source import RunSource, TableFile
 from .state import State, View
 
 if TYPE_CHECKING:
@@ -116,7 +119,7 @@ def prove(tree: Tree, view: View, key: Any) -> dict[str, Any]:
         chunk["path"] = [p.hex() for p in chunk["path"]]
     previous, edit = tree.manifest.links
     return {
-        "version": view.version, "key": str(key), "table": view.table.state.id, "file_root": file.ref.root, **inner,
+        "version": view.version, "key": str(key), "table": view.table.state.id, "file_root": file.ref.root, **inner, "blobs": _blobs(file, int(row[0] - starts[at])),
         "file_index": index, "file_count": len(leaves), "file_path": [p.hex() for p in inclusion_path(leaves, index)],
         "previous_root": previous, "edit": edit, "root": layout.root,
     }  # fmt: skip
@@ -160,6 +163,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
 
     from ..schema import Schema
     from ..sstable.coded import plain_schema, row_of
+    from ..sstable.outside import proved
     from ..sstable.ranges import byte_ranges
 
     start, metadata, body = int(proof["offset"]), int(proof["metadata"]), int(proof["body"])
@@ -170,10 +174,10 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
         part = data[: max(0, len(space) - index * size)]
         space[index * size : index * size + len(part)] = part
 
-    def proved(a: int, b: int) -> bool:
+    def held_whole(a: int, b: int) -> bool:
         return all(i in held for i in range(a // size, -(-b // size)))
 
-    if not proved(0, int(proof["schema_end"])) or not proved(start, start + metadata):
+    if not held_whole(0, int(proof["schema_end"])) or not held_whole(start, start + metadata):
         raise CorruptionError("the proof lacks the chunks of the schema or of the batch's head")
     buffer = pa.py_buffer(bytes(space))
     try:
@@ -184,14 +188,28 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
             raise CorruptionError(f"row {row} of a batch of {batch.num_rows}")
         for column in batch.columns:
             for a, b in byte_ranges(column, row, row + 1, buffer.address):
-                if not proved(a, b):
+                if not held_whole(a, b):
                     raise CorruptionError("the proof lacks chunks of the row")
         system = {n: batch.column(n)[row].as_py() for n in ("_seq", "_op")}
         if system["_seq"] > int(proof["version"]) or system["_op"] != 1:
             raise CorruptionError("the row of the proof is not in its version")
         described = schema.metadata
         user = Schema.from_dict(json.loads(described[b"lsmtensor.schema"]))
-        one = [row_of(column, row) for column in batch.columns]
+        one = [row_of(column, row, proved(lambda reference: _blob(proof, reference))) for column in batch.columns]
         return user.row(pa.RecordBatch.from_arrays(one, schema=plain_schema(schema)), 0)
     except pa.ArrowException as why:
         raise CorruptionError(f"the rows of the proof do not parse ({why})") from why
+
+
+def _blobs(file: TableFile, row: int) -> dict[str, str]:
+    """The bytes, by id, of the values of a row that lie outside."""
+    reader = file.reader
+    i = int(np.searchsorted(reader.batch_starts, row, "right")) - 1
+    found = [reader.references(i, name) for name in reader.schema.names]
+    own = [Reference.of(value) for rows, values in found for value in values[rows == row - reader.batch_starts[i]]]
+    return {str(reference.id): base64.b64encode(file.fetch(reference).data).decode() for reference in own}
+
+
+def _blob(proof: dict[str, Any], reference: Reference) -> np.ndarray:
+    """The bytes of a value outside of its row, as the proof has them; who asks compares their hash."""
+    return np.frombuffer(base64.b64decode(proof["blobs"][str(reference.id)]), np.uint8)

@@ -58,20 +58,25 @@ class FileRef:
     max_seq: int
     root: str
     segments: tuple[SegmentRef, ...] = ()
+    blobs: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
     def from_meta(cls, meta: TableMeta) -> FileRef:
         return cls(
-            meta.number, meta.size, meta.rows, meta.tombstones, meta.min_key, meta.max_key, meta.min_seq, meta.max_seq, meta.root
+            meta.number, meta.size, meta.rows, meta.tombstones, meta.min_key, meta.max_key, meta.min_seq, meta.max_seq, meta.root, blobs=meta.blobs
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "min_key": key_to_json(self.min_key), "max_key": key_to_json(self.max_key)}
+        made = {**asdict(self), "min_key": key_to_json(self.min_key), "max_key": key_to_json(self.max_key)}
+        if not self.blobs:
+            del made["blobs"]
+        return made
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> FileRef:
         segments = tuple(SegmentRef(**s) for s in d["segments"])
-        return cls(**{**d, "segments": segments, "min_key": key_from_json(d["min_key"]), "max_key": key_from_json(d["max_key"])})
+        blobs = tuple((int(file), int(count), int(size)) for file, count, size in d.get("blobs", ()))
+        return cls(**{**d, "segments": segments, "blobs": blobs, "min_key": key_from_json(d["min_key"]), "max_key": key_from_json(d["max_key"])})
 
 
 @dataclass(frozen=True)

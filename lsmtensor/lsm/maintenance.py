@@ -16,15 +16,18 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import InvalidArgumentError, StorageError
-from . import compaction, keyspace, ops, readers
+from . import blobs, compaction, keyspace, ops, readers
 from .expiry import Expiring, Expiry, expiry_of
 from .layout import FileRef, Key, Run, TableState
 from .manifest import file_path
 from .merge import Batches, Chooser, needed_since, rebatch, windows
+from .output import chains_of
 from .retention import oldest_needed
 from .source import MemSource, RunSource, TableFile
 from .state import TableVersion
 from .tree import Tree
+
+Written = tuple[Run, list[tuple[int, Run]]]  # and blob files that it refers to, by table
 
 
 def flush_sealed(tree: Tree) -> None:
@@ -48,7 +51,7 @@ def _retire_logs(tree: Tree) -> None:
 
 
 def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:
-    run = None
+    run, beside = None, list[tuple[int, Run]]()
     if mem.rows:
         ordered = mem.sorted()
         keys = ordered.keys(0)
@@ -58,7 +61,7 @@ def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:
             pairs.append((batch, keys.slice(at, batch.num_rows)))
             at += batch.num_rows
         with tree.events.timed("flush", table=table.state.name, rows=mem.rows, memory_bytes=mem.memtable.nbytes) as facts:
-            run = tree.write_run(table, pairs, "flush")
+            run, beside = tree.write_run(table, pairs, "flush")
             facts["file_bytes"] = run.bytes
 
     with tree.editing():
@@ -66,7 +69,7 @@ def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:
         logged = tree.logged
         rest = min((m.min_seq for m in tree.head()[0].tables[table.state.id].mems if m is not mem and m.rows), default=None)
         flushed = logged if rest is None else min(logged, rest - 1)
-        tree.install([ops.flush(table.state.id, run, flushed)], flushed=mem)
+        tree.install([*(ops.add_run(*blob) for blob in beside), ops.flush(table.state.id, run, flushed)], flushed=mem)
 
 
 def compact_due(tree: Tree) -> None:
@@ -91,15 +94,47 @@ def compact_all(tree: Tree, tables: Sequence[int] | None = None, start: Key | No
     with tree.maintaining():
         flush_sealed(tree)
         for table_id in list(tree.head()[0].tables if tables is None else tables):
-            table = tree.head()[0].tables.get(table_id)
-            runs = _settled(table).runs if table is not None else ()
-            touched = [
-                i for i, r in enumerate(runs) if (start is None or r.max_key >= start) and (stop is None or r.min_key < stop)  # type: ignore[operator]
-            ]
-            if table is not None and touched:
-                # with those between them: merged runs must be neighbours in version order
-                runs = runs[touched[0] : touched[-1] + 1]
-                _merge(tree, table, [r.id for r in runs], max(int(len(runs) > 1), *(r.level for r in runs)), whole=True)
+            _compact_table(tree, table_id, start, stop)
+        collect_blobs(tree, all_of_it=True)
+
+
+def _compact_table(tree: Tree, table_id: int, start: Key | None, stop: Key | None) -> None:
+    table = tree.head()[0].tables.get(table_id)
+    if table is None or table.state.name == blobs.BLOBS:
+        return
+    runs = _settled(table).runs
+    touched = [i for i, r in enumerate(runs) if (start is None or r.max_key >= start) and (stop is None or r.min_key < stop)]  # type: ignore[operator]
+    if touched:
+        # with those between them: merged runs must be neighbours in version order
+        runs = runs[touched[0] : touched[-1] + 1]
+        _merge(tree, table, [r.id for r in runs], max(int(len(runs) > 1), *(r.level for r in runs)), whole=True)
+
+
+def collect_blobs(tree: Tree, all_of_it: bool = False) -> None:
+    """Drop the blob files that no row refers to, and write those anew of which less than half is referred to; with ``all_of_it`` those of
+    which any value is garbage. Rows that an open view still reads count. The caller holds the maintenance lock."""
+    table = tree.head()[0].by_name(blobs.BLOBS)
+    if table is None or not table.runs:
+        return
+    files = list(tree.held_files.values())
+    used = blobs.used(files)
+    for run in table.runs:
+        values, size = used.get(blobs.file_of(run.run), (0, 0))
+        if values < run.rows and (all_of_it or 2 * size < run.run.bytes):
+            _collect(tree, table, run, blobs.live_ids(blobs.file_of(run.run), files) if values else np.empty(0, np.int64))
+
+
+def _collect(tree: Tree, table: TableVersion, run: RunSource, live: np.ndarray) -> None:
+    """A blob file without the values that nobody refers to."""
+    if len(live) == run.rows:
+        return
+    made = []
+    with tree.events.timed("compaction", table=table.state.name, level=0, runs=1, rows=run.rows, bytes=run.run.bytes) as facts:
+        if len(live):
+            pairs = merged_batches([run], blobs.chooser(live), table.physical, tree.config.sstable.batch_rows, None, None)
+            made = [tree.write_run(table, pairs, "compaction")[0]]
+        _replace(tree, table, [run.run.id], made)
+        facts |= {"files": len(made), "file_rows": len(live), "file_bytes": sum(r.bytes for r in made)}
 
 
 def _settled(table: TableVersion) -> TableState:
@@ -134,6 +169,7 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
     graphs = any(e["spec"] != "sorted" for e in table.state.indexes.values())
     moves = tree.config.compaction.trivial_moves and not whole and not graphs
     files: list[FileRef] = []
+    beside: list[tuple[int, Run]] = []
     read = {"runs": len(chosen), "rows": sum(r.rows for r in chosen), "bytes": sum(r.run.bytes for r in chosen)}
     with tree.events.timed("compaction", table=table.state.name, level=level, **read) as facts:
         for group in _groups(chosen) if moves else [chosen]:
@@ -141,8 +177,10 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
             if moves and len(group) == 1 and len(group[0].files) == 1 and not only.tombstones:
                 files.append(only)
             else:
-                files += _rewrite(tree, table, group, keep, level, expiry)
-        _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [])
+                for run, of_it in _rewrite(tree, table, group, keep, level, expiry):
+                    files += run.files
+                    beside += of_it
+        _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [], beside)
         facts |= {"files": len(files), "file_rows": sum(f.rows for f in files), "file_bytes": sum(f.size for f in files)}
 
 
@@ -169,24 +207,26 @@ def _part_runs(group: list[tuple[TableFile, RunSource]]) -> list[RunSource]:
     ]
 
 
-def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Chooser, level: int, expiry: Expiry | None) -> list[FileRef]:
+def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Chooser, level: int, expiry: Expiry | None) -> list[Written]:
     """The surviving rows in new files; over ``threads`` ranges of keys at once."""
-    sources: Sequence[Batches] = runs if expiry is None else [Expiring(r, expiry) for r in runs]
+    kinds = blobs.carried(table, runs, chains_of(table, tree.config, "compaction"))
+    carried: Sequence[Batches] = [blobs.Carrying(r, kinds) for r in runs] if kinds else runs
+    sources = carried if expiry is None else [Expiring(r, expiry) for r in carried]
     cuts = _cuts(runs, tree.config.threads)
     ranges = list(zip([None, *cuts], [*cuts, None], strict=True))
 
-    def write(bounds: tuple[Key | None, Key | None]) -> tuple[FileRef, ...]:
+    def write(bounds: tuple[Key | None, Key | None]) -> list[Written]:
         batches = merged_batches(sources, keep, table.physical, tree.config.sstable.batch_rows, *bounds)
         first = next(batches, None)
         if first is None:
-            return ()
+            return []
         rate = tree.config.compaction.rate_limit / len(ranges)
-        return tree.write_run(table, _throttled(_chain(first, batches), rate), "compaction", level).files
+        return [tree.write_run(table, _throttled(_chain(first, batches), rate), "compaction", level)]
 
     if len(ranges) == 1:
-        return list(write(ranges[0]))
+        return write(ranges[0])
     with ThreadPoolExecutor(len(ranges), "lsmtensor-merge") as pool:
-        return [file for part in pool.map(write, ranges) for file in part]
+        return [made for part in pool.map(write, ranges) for made in part]
 
 
 def _cuts(runs: list[RunSource], parts: int) -> list[Key]:
@@ -234,9 +274,9 @@ def merged_batches(
             at += batch.num_rows
 
 
-def _replace(tree: Tree, table: TableVersion, old: list[int], new: list[Run]) -> None:
+def _replace(tree: Tree, table: TableVersion, old: list[int], new: list[Run], beside: Sequence[tuple[int, Run]] = ()) -> None:
     gone = set(old)
     kept_files = {f.number for run in new for f in run.files}
 
-    tree.install([ops.replace_runs(table.state.id, old, new)])
+    tree.install([*(ops.add_run(*run) for run in beside), ops.replace_runs(table.state.id, old, new)])
     tree.forget([f for r in table.runs if r.run.id in gone for f in r.files if f.ref.number not in kept_files])

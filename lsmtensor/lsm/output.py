@@ -4,45 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from ..config import RunConfig
+from ..config import RunConfig, SSTableConfig
 from ..dtypes import RaggedType, SparseType, TensorType
 from ..env.base import Env
 from ..sstable import coded, filters
-from ..sstable.writer import write_table
-from .layout import FileRef
+from ..sstable.writer import TableWriter
+from .blobs import BLOBS, Leaving, leaving
+from .layout import FileRef, Run
 from .manifest import file_path
 from .state import TableVersion
 
 
+class Written(NamedTuple):
+    """The files of a run, and runs of blob files that rows of them refer to: both enter the layout in one edit."""
+
+    files: tuple[FileRef, ...]
+    blobs: tuple[Run, ...]
+
+
 def write_files(
     env: Env, folder: str, config: RunConfig, table: TableVersion, batches: Iterable[tuple[pa.RecordBatch, pa.Array]], cause: str,
-    level: int, number: Callable[[], int],
-) -> tuple[FileRef, ...]:  # fmt: skip
-    """Sorted (batch, keys) pairs to synced files of about ``sstable.file_bytes`` in ``folder``, which is synced too."""
+    level: int, number: Callable[[], int], blobs: Callable[[], TableVersion] | None,
+) -> Written:  # fmt: skip
+    """Sorted (batch, keys) pairs to synced files of about ``sstable.file_bytes`` in ``folder``, which is synced too. Large values of tensor columns
+    go to runs of the table that ``blobs`` answers, unless it is None."""
     deepest = max((r.run.level for r in table.runs), default=0)
     spec = filters.for_level(config.sstable.filter, deepest - level, config.compaction.size_ratio)
     settings = replace(config.sstable, filter=spec)
     files: list[FileRef] = []
+    runs: list[Run] = []
+
+    def create_blobs() -> tuple[int, TableWriter]:
+        assert blobs is not None
+        return create(blobs(), replace(settings, filter="none"), {})
+
+    def create(of: TableVersion, config: SSTableConfig, codecs: dict[str, coded.Chain]) -> tuple[int, TableWriter]:
+        own, meta = number(), {"table": of.state.id, "schema": of.state.schema}
+        writer = TableWriter(
+            env, file_path(folder, "table", own), own, schema=of.physical, key_kind=of.codec.kind, config=config, cause=cause, meta=meta, codecs=codecs
+        )
+        return own, writer
+
     for group in _Split(batches, settings.file_bytes):
-        own = number()
-        meta = write_table(
-            env, file_path(folder, "table", own), own, group, schema=table.physical, key_kind=table.codec.kind, config=settings,
-            cause=cause, meta={"table": table.state.id, "schema": table.state.schema},
-            codecs=chains_of(table, config, cause),
-        )  # fmt: skip
-        files.append(FileRef.from_meta(meta))
+        first = next(group)
+        chains = chains_of(table, config, cause)
+        kinds = leaving(first[0], table.physical, chains, config.large_tensor_bytes) if blobs is not None else {}
+        chains |= {name: coded.Chain(kind.codec, outside=True) for name, kind in kinds.items()}
+        with create(table, settings, chains)[1] as file, Leaving(
+            chain([first], group), kinds, config.large_tensor_bytes, create_blobs
+        ) as left:
+            for batch, keys in left:
+                file.add(batch, keys)
+            runs += left.finish()
+            files.append(FileRef.from_meta(file.finish()))
     env.sync_dir(f"{folder}/sst")
-    return tuple(files)
+    return Written(tuple(files), tuple(runs))
 
 
 def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, coded.Chain]:
     """The codecs of columns in a new file: their own; of tensors and of named arrays without one, what merges are asked for."""
     made = {c.name: coded.Chain(c.codec or "none", c.quant) for c in table.schema.columns if (c.codec or "none") != "none" or c.quant is not None}
     cold = config.compaction.codec
-    if cause == "compaction" and cold != "none":
+    if cause == "compaction" and cold != "none" and table.state.name != BLOBS:
         coded.check_codec("of tensors", cold)
         for column in table.schema.columns:
             # large_binary is what chunks of named arrays are kept in

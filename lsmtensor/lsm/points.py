@@ -81,7 +81,8 @@ class RunPoints:
     table = None
 
     def __init__(self, source: RunSource, table: TableVersion, kit: Any) -> None:
-        self._source, self._version, self._kit = source, table, kit
+        # not the table's version itself, which holds these: what is superseded goes at once, and its files with it
+        self._source, self._schema, self._physical, self._kit = source, table.schema, table.physical, kit
 
     def points(self) -> Any:
         """The files, or False where Arrow must read them."""
@@ -89,11 +90,11 @@ class RunPoints:
         if not all(isinstance(r, TableReader) for r in readers):
             return False
         starts = self._source.starts.tolist()
-        made = [file_rows(r, self._kit, self._version.schema, self._version.physical, at) for r, at in zip(readers, starts, strict=False)]
+        made = [file_rows(r, self._kit, self._schema, self._physical, at) for r, at in zip(readers, starts, strict=False)]
         return False if None in made else tuple(made)
 
     def lookup(self, key: int | bytes, snapshot: int) -> Found | None:
-        return found_in(self._source, self._version.schema, key, snapshot)
+        return found_in(self._source, self._schema, key, snapshot)
 
 
 def found_in(source: Source, schema: Schema, key: int | bytes, snapshot: int) -> Found | None:

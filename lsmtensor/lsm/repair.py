@@ -20,10 +20,12 @@ from ..config import RunConfig
 from ..env.base import Env
 from ..errors import CorruptionError, FormatVersionError, LsmTensorError, NotADatabaseError, StorageError
 from ..indexes import container
+from ..sstable.outside import Fetch, Reference
 from ..sstable.reader import TableReader
 from ..wal.reader import read_wal, salvage_wal
 from . import commit as commits
 from . import keyspace
+from .blobs import BLOBS, Blobs
 from .branch import make_branch
 from .integrity import verify_tree
 from .layout import FileRef, Layout, Run, TableState
@@ -130,7 +132,7 @@ def _from_files(env: Env, path: str, lost: Lost, system: dict[str, Any], before:
             lost.add(why, f"{path}/sst/{name}", None)
             continue
         called = next((name for name, ours in system.items() if ours == schema), f"table-{table_id}")
-        state = tables.get(table_id) or TableState(table_id, called, schema, {}, {}, (), 0, 0)
+        state = tables.get(table_id) or TableState(table_id, called, schema, {"compaction": "none"} if called in system else {}, {}, (), 0, 0)
         runs = sorted((*state.runs, Run(ref.number, 0, (ref,))), key=lambda run: run.min_seq, reverse=True)
         tables[table_id] = replace(state, runs=tuple(runs))
     logs = tuple(p[1] for n in env.listdir(f"{path}/wal") if (p := parse_file_name(n)) is not None)
@@ -146,7 +148,7 @@ def _described(reader: TableReader) -> FileRef:
     ends = reader.first_key(0), reader.last_key(reader.num_batches - 1)
     deletes = sum(int((o == 0).sum()) for o in ops)
     size, root = reader.identity()
-    return FileRef(reader.number, size, reader.rows, deletes, *ends, int(min(s.min() for s in seqs)), int(max(s.max() for s in seqs)), root)
+    return FileRef(reader.number, size, reader.rows, deletes, *ends, int(min(s.min() for s in seqs)), int(max(s.max() for s in seqs)), root, blobs=reader.blobs)
 
 
 # -- table files ---------------------------------------------------------------------------------
@@ -157,12 +159,13 @@ Rest = dict[int, list[tuple[Run, FileRef, RunSource]]]
 def _whole_files(env: Env, path: str, layout: Layout, lost: Lost) -> tuple[Layout, Rest]:
     """(the layout with only the files and segments that verify, the files that can be read in part)."""
     tables, rest = dict(layout.tables), Rest()
+    fetch = _fetch(env, path, layout)
     for table in layout.tables.values():
         runs = []
         for run in table.runs:
             whole = []
             for ref in run.files:
-                file = TableFile(env, file_path(path, "table", ref.number), ref, Cache(0))
+                file = TableFile(env, file_path(path, "table", ref.number), ref, Cache(0), fetch)
                 try:
                     file.reader.verify(ref.root)
                     whole.append(replace(ref, segments=tuple(s for s in ref.segments if _verifies(env, f"{path}/sst/{s.file}", lost))))
@@ -172,6 +175,27 @@ def _whole_files(env: Env, path: str, layout: Layout, lost: Lost) -> tuple[Layou
                 runs.append(replace(run, files=tuple(whole)))
         tables[table.id] = replace(table, runs=tuple(runs))
     return replace(layout, tables=tables), rest
+
+
+def _fetch(env: Env, path: str, layout: Layout) -> Fetch:
+    """Gets values outside from the damaged blob files too, as far as they verify."""
+
+    def nothing(reference: Reference) -> np.ndarray:
+        raise CorruptionError(f"a value of a blob file refers to another, {reference.id}")
+
+    runs = [
+        RunSource(run, [TableFile(env, file_path(path, "table", ref.number), ref, Cache(0), nothing) for ref in run.files], table.schema)
+        for table in layout.tables.values() if table.name == BLOBS for run in table.runs
+    ]  # fmt: skip
+    blobs = Blobs(lambda: runs)
+
+    def fetch(reference: Reference) -> np.ndarray:
+        try:
+            return blobs.fetch(reference)
+        except (StorageError, FormatVersionError) as why:
+            raise CorruptionError(f"value {reference.id} cannot be read ({why})") from why
+
+    return fetch
 
 
 def _say(why: Exception, file: TableFile, run: Run, ref: FileRef, table: TableState, rest: Rest, lost: Lost) -> None:
@@ -222,7 +246,7 @@ def _merge(tree: Tree) -> None:
         again[1:] &= seqs[1:] == seqs[:-1]
         return ~again
 
-    for table in list(tree.state.tables.values()):
+    for table in [t for t in tree.state.tables.values() if t.state.name != BLOBS]:  # their keys are given once
         sources: list[Batches] = [*(m.sorted() for m in table.mems if m.rows), *table.runs]
         pairs = list(merged_batches(sources, once, table.physical, tree.config.sstable.batch_rows, None, None))
         if pairs:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError
+from . import ops
 
 if TYPE_CHECKING:
     from .state import TableVersion
@@ -36,6 +37,16 @@ def parse(history: str | int) -> tuple[str, int]:
     raise InvalidArgumentError(
         f"history={history!r} is not a retention; give 'none', a number of versions, a duration such as '12h' or 'one_day', or 'forever'"
     )
+
+
+def tag(tree: Tree, name: str) -> int:
+    """The body of `Database.tag`."""
+    tree.check_writable()
+    if not isinstance(name, str) or not name:
+        raise InvalidArgumentError(f"tag name {name!r}; give a non-empty text")
+    with tree.writing:
+        tree.install([ops.tag(name, tree.logged)])
+        return tree.logged
 
 
 def oldest_version(tree: Tree, history: str | int, visible: int) -> int:

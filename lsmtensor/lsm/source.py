@@ -20,6 +20,8 @@ from ..cache import Cache
 from ..env.base import Env
 from ..errors import StorageError
 from ..memtable.base import Memtable
+from ..sstable.coded import Coded
+from ..sstable.outside import Fetch
 from ..sstable.reader import TableReader
 from . import keyspace, readers
 from .columns import reader_for
@@ -30,8 +32,8 @@ from .layout import FileRef, Run
 class TableFile:
     """One table file of the layout, opened on first use; thread-safe."""
 
-    def __init__(self, env: Env, path: str, ref: FileRef, cache: Cache) -> None:
-        self.env, self.path, self.ref, self.cache = env, path, ref, cache
+    def __init__(self, env: Env, path: str, ref: FileRef, cache: Cache, fetch: Fetch) -> None:
+        self.env, self.path, self.ref, self.cache, self.fetch = env, path, ref, cache, fetch
         self.obsolete = False
         self._lock = threading.Lock()
         self._reader: TableReader | None = None
@@ -41,7 +43,7 @@ class TableFile:
         if self._reader is None:
             with self._lock:
                 if self._reader is None:
-                    reader = TableReader(self.env, self.path, self.ref.number, self.cache)
+                    reader = TableReader(self.env, self.path, self.ref.number, self.cache, self.fetch)
                     reader.check_is(self.ref.size, self.ref.root)
                     self._reader = reader
         return self._reader
@@ -114,6 +116,11 @@ class RunSource:
         reader, at = self._batches[i]
         schema = pa.schema([reader.schema.field(n) for n in names])
         return pa.Table.from_arrays([reader.column(at, n, start, stop) for n in names], schema=schema)
+
+    def stored(self, i: int, name: str, kind: Coded, start: int = 0, stop: int | None = None) -> pa.Array:
+        """Rows [start, stop) of a column of a batch as a file stores them under ``kind``; values that lie outside stay there."""
+        reader, at = self._batches[i]
+        return reader.stored(at, name, kind, start, stop)
 
     def row_bytes(self, i: int, names: Sequence[str]) -> float:
         """Mean bytes of a row of a batch in these columns."""

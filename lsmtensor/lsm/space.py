@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import LsmTensorError
+from . import blobs
 from .manifest import file_path
 from .recover import orphans
 from .retention import oldest_needed
@@ -40,6 +41,13 @@ def _of_table(tree: Tree, view: View) -> list[tuple[str, str, int, int]]:
     rows = {"live": 0, "history": 0, "deletes": 0, "garbage": 0}
     size = {"live": 0.0, "history": 0.0, "deletes": 0.0, "garbage": 0.0}
     memory = indexes = 0
+    if name == blobs.BLOBS:
+        used = blobs.used(tree.held_files.values())
+        for run in view.table.runs:
+            count, held = used.get(blobs.file_of(run.run), (0, 0))
+            rows["live"], size["live"] = rows["live"] + min(count, run.rows), size["live"] + min(held, run.run.bytes)
+        rows["garbage"], size["garbage"] = sum(r.rows for r in view.table.runs) - rows["live"], sum(r.run.bytes for r in view.table.runs) - size["live"]
+        return [(name, kind, rows[kind], round(size[kind])) for kind in rows]
     for number, source in enumerate(view.sources):
         if isinstance(source, MemSource):
             memory += source.memtable.nbytes

@@ -25,10 +25,11 @@ from .. import memtable as memtables
 from ..cache import for_limit
 from ..config import RunConfig
 from ..env.base import Env
-from ..errors import ClosedError, InvalidArgumentError, ReadOnlyError, StorageError, TableNotFoundError
+from ..errors import ClosedError, ReadOnlyError, StorageError, TableNotFoundError
 from ..wal.writer import WalWriter
 from . import commit as commits
 from . import keyspace, ops
+from .blobs import Blobs, runs_of, table_of
 from .commit import Write
 from .events import Events
 from .layout import FileRef, Run, TableState, thinned
@@ -54,14 +55,13 @@ class Tree:
         self._files: dict[int, TableFile] = {}
         self.held_files: weakref.WeakValueDictionary[int, TableFile] = weakref.WeakValueDictionary()  # also of old views
         self.log: Any = None  # the `WalWriter` of the newest log, none in readers
-        self._wal_last: dict[int, int] = {}
-        self._next_file = manifest.layout.next_file
+        self._wal_last, self._next_file = dict[int, int](), manifest.layout.next_file
+        self.blobs = Blobs(lambda: runs_of(self.state))
         self.logged = self.visible = manifest.layout.version
         self.closed, self.cache = False, for_limit(config.memory_limit)
         self.compaction_paused = self.warned_of_leak = False
         self.calm = False  # nothing stands in the way of a write; looked at again when the state changes
-        self._level0 = 0
-        self._times = array("q")  # version, commit time, version, …
+        self._level0, self._times = 0, array("q")  # version, commit time, version, …
         self.note_time = self._times.extend
         self.syncer, self.events = Syncer(self.show), Events(env.clock)
         # what `now` gave last, and the last commit: each rises under its own lock, above the other
@@ -194,7 +194,8 @@ class Tree:
                 by_key = pa.array(keyspace.order(keys))
                 batch, keys = batch.take(by_key), keys.take(by_key)
             pairs = itertools.chain([(batch, keys)], write.more or ())
-            runs.append((write.table, self.write_run(table, ((commits.with_seq(b, version), k) for b, k in pairs), "bulk")))
+            run, blobs = self.write_run(table, ((commits.with_seq(b, version), k) for b, k in pairs), "bulk")
+            runs += [*blobs, (write.table, run)]
         refs = [(table_id, run.to_dict()) for table_id, run in runs]
         payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small], runs=refs))
         ticket = self._log(version, now, payload)
@@ -266,7 +267,7 @@ class Tree:
     def _file(self, ref: FileRef) -> TableFile:
         file = self._files.get(ref.number)
         if file is None:
-            file = self._files[ref.number] = self.held_files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref, self.cache)
+            file = self._files[ref.number] = self.held_files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref, self.cache, self.blobs.fetch)
         elif file.ref is not ref:
             file.ref = ref
         return file
@@ -361,10 +362,10 @@ class Tree:
         merged = (t for t in self.state.tables.values() if not str(t.state.options.get("compaction", usual)).startswith(("none", "fifo")))
         return max((sum(r.run.level == 0 for r in t.runs) for t in merged), default=0)
 
-    def write_run(self, table: TableVersion, batches: Any, cause: str, level: int = 0) -> Run:
-        """Sorted (batch, keys) pairs to a synced run of one or more files, linked in the folder."""
-        files = write_files(self.env, self.path, self.config, table, batches, cause, level, self.next_file)
-        return Run(files[0].number, level, files)
+    def write_run(self, table: TableVersion, batches: Any, cause: str, level: int = 0) -> tuple[Run, list[tuple[int, Run]]]:
+        """Sorted (batch, keys) pairs to a synced run of one or more files, linked in the folder, and (table, run) of the blobs that it refers to."""
+        made = write_files(self.env, self.path, self.config, table, batches, cause, level, self.next_file, lambda: table_of(self))
+        return Run(made.files[0].number, level, made.files), [(table_of(self).state.id, run) for run in made.blobs]
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -422,12 +423,13 @@ class Tree:
 
     def work(self) -> None:
         """Flush what is sealed, then compact until the policies ask for nothing; one at a time."""
-        from .maintenance import compact_due, flush_sealed
+        from .maintenance import collect_blobs, compact_due, flush_sealed
         from .segments import index_due
 
         with self._maintenance:
             flush_sealed(self)
             compact_due(self)
+            collect_blobs(self)
             index_due(self)
 
     def flush(self) -> None:
@@ -448,14 +450,6 @@ class Tree:
         """The logs whose every commit is in table files; the active one stays."""
         oldest = min((u for t in self.state.tables.values() if (u := t.unflushed()) is not None), default=self.logged + 1)
         return [n for n in self.state.layout.wals if n != self.log.number and self._wal_last.get(n, oldest) < oldest]
-
-    def tag(self, name: str) -> int:
-        self.check_writable()
-        if not isinstance(name, str) or not name:
-            raise InvalidArgumentError(f"tag name {name!r}; give a non-empty text")
-        with self.writing:
-            self.install([ops.tag(name, self.logged)])
-            return self.logged
 
     def become_reader(self) -> None:
         """After a fork: nothing of the parent's threads, locks and log is ours."""

@@ -23,7 +23,8 @@ from ..arrowtake import one_chunk, take_array
 from ..convert_tensors import dtype_shape
 from ..dtypes import TensorType
 from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError, SchemaError
-from . import ipc
+from . import ipc, outside
+from .outside import Fetch
 
 if TYPE_CHECKING:
     from ..quant import Quantizer
@@ -36,22 +37,25 @@ PLAIN, CODES = 0, 1  # what a buffer is: its bytes, or codes of a quantizer for 
 
 
 class Chain(NamedTuple):
-    """How a column is stored: a codec, over the codes of a quantizer where its values were rounded to such."""
+    """How a column is stored: a codec, over the codes of a quantizer where its values were rounded to such; ``outside``: rows by themselves,
+    so that large ones can lie in a blob file."""
 
     codec: str = "none"
     quant: str | None = None
+    outside: bool = False
 
 
 class Coded(pa.ExtensionType):
     """Groups of values of ``field``'s type under a codec."""
 
-    def __init__(self, field: pa.Field, codec: str, quant: str | None = None) -> None:
-        self.field, self.codec, self.quant = field, codec, quant
+    def __init__(self, field: pa.Field, codec: str, quant: str | None = None, outside: bool = False) -> None:
+        self.field, self.codec, self.quant, self.outside = field, codec, quant, outside
         super().__init__(pa.large_binary(), "lsmtensor.coded")
 
     def __arrow_ext_serialize__(self) -> bytes:
         described = base64.b64encode(pa.schema([self.field]).serialize().to_pybytes()).decode()
-        return json.dumps({"codec": self.codec, "field": described} | ({"quant": self.quant} if self.quant else {})).encode()
+        rest: dict[str, Any] = {"quant": self.quant} if self.quant else {"outside": True} if self.outside else {}
+        return json.dumps({"codec": self.codec, "field": described} | rest).encode()
 
     def quantizer(self) -> Quantizer | None:
         """What its values were rounded by when they were committed."""
@@ -62,7 +66,7 @@ class Coded(pa.ExtensionType):
         value = json.loads(serialized)
         if storage_type != pa.large_binary():
             raise InvalidArgumentError(f"extension lsmtensor.coded over {storage_type}; wanted large_binary")
-        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]), value.get("quant"))
+        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]), value.get("quant"), bool(value.get("outside", False)))
 
 
 pa.register_extension_type(Coded(pa.field("values", pa.int8()), "none"))
@@ -136,7 +140,7 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 
 def encode_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch in its stored columns. O(bytes)."""
-    columns = [encode(c, f.type) if isinstance(f.type, Coded) else c for c, f in zip(batch.columns, schema, strict=True)]
+    columns = [encode(c, f.type) if isinstance(f.type, Coded) and c.type != f.type else c for c, f in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -147,11 +151,15 @@ def encode(array: pa.Array, kind: Coded) -> pa.Array:
     if quantizer is not None and storage.null_count:
         values, valid = _zeroed(array)
         storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=storage.type, mask=pa.array(~valid))
-    rows = max(1, GROUP_BYTES * n // max(1, storage.nbytes))
+    rows = 1 if kind.outside else max(1, GROUP_BYTES * n // max(1, storage.nbytes))
     sizes, parts = np.zeros(n + 1, np.int64), []
     for start in range(0, n, rows):
         group = _packed(storage.slice(start, rows), kind.codec, quantizer)
         sizes[start + 1] = sum(len(p) for p in group)
+        if kind.outside and sizes[start + 1] % ipc.ALIGN:
+            # one after the other in a blob file, each is aligned
+            group.append(bytes(-int(sizes[start + 1]) % ipc.ALIGN))
+            sizes[start + 1] += len(group[-1])
         parts += group
     data = np.concatenate([np.empty(0, np.uint8), *(np.frombuffer(p, np.uint8) for p in parts)])
     made = pa.Array.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(np.cumsum(sizes)), pa.py_buffer(data)])
@@ -271,12 +279,23 @@ class Groups:
         back[np.concatenate(places)] = np.arange(len(rows))
         return take_array(pa.concat_arrays(parts), back)
 
-    def decode(self, group: int) -> pa.Array:
-        """The values of its rows, in memory of their own. O(bytes)."""
+    def validate(self, fetch: Fetch | None) -> None:
+        """Raises `CorruptionError` or Arrow's own where some group is not what it should be. O(bytes)."""
+        for group in range(len(self.starts)):
+            self.decode(group, fetch).validate(full=True)
+
+    def decode(self, group: int, fetch: Fetch | None = None) -> pa.Array:
+        """The values of its rows, in memory of their own; ``fetch`` gets the bytes that lie outside. O(bytes)."""
         low, high = self.span(group)
         rows = int(self.stops[group] - self.starts[group])
+        data = self.data[low:high]
+        away = outside.parse(data)
+        if away is not None:
+            if fetch is None:
+                raise CorruptionError(f"group {group} of column {self.kind.field.name!r} lies in blob file {away.file}: read it through its database")
+            data = fetch(away)
         try:
-            made = _unpacked(self.data[low:high], self.kind)
+            made = _unpacked(data, self.kind)
             made.validate()
         except (struct.error, pa.ArrowException, OSError, ValueError, LsmTensorError) as why:
             raise CorruptionError(f"group {group} of column {self.kind.field.name!r} does not parse ({why})") from why
@@ -285,13 +304,13 @@ class Groups:
         return made
 
 
-def row_of(array: pa.Array, row: int) -> pa.Array:
+def row_of(array: pa.Array, row: int, fetch: Fetch | None = None) -> pa.Array:
     """One row of a column, coded or not."""
     if not isinstance(array.type, Coded):
         return array.slice(row, 1)
     groups = Groups(array)
     group = groups.of(row)
-    return groups.decode(group).slice(row - int(groups.starts[group]), 1)
+    return groups.decode(group, fetch).slice(row - int(groups.starts[group]), 1)
 
 
 def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
@@ -302,7 +321,8 @@ def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
     at += nodes * _NODE.size
     described = [_BUFFER.unpack_from(data, at + i * _BUFFER.size) for i in range(buffers)]
     at += buffers * _BUFFER.size
-    if at + sum(d[1] for d in described) != len(data) or any(stored > raw for raw, stored, *_ in described):
+    unused = len(data) - at - sum(d[1] for d in described)
+    if not 0 <= unused < (ipc.ALIGN if kind.outside else 1) or any(stored > raw for raw, stored, *_ in described):
         raise ValueError("its buffers are not as long as they say")
     parts, places, end = [], [], 0
     quantizer = kind.quantizer()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TableMeta:
-    """Keys are int or bytes; ``root`` is the hex root of the file's hash tree, empty without one."""
+    """Keys are int or bytes; ``root`` is the hex root of the file's hash tree, empty without one; ``blobs`` says of each blob file that rows
+    refer to how many values and bytes of it they do."""
 
     number: int
     size: int
@@ -18,3 +19,4 @@ class TableMeta:
     min_seq: int
     max_seq: int
     root: str
+    blobs: tuple[tuple[int, int, int], ...] = ()

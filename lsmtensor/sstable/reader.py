@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .. import kernels
-from ..arrowbytes import binary_parts
 from ..arrowtake import take_array, take_table
 from ..cache import Cache
 from ..env.base import Env
@@ -20,10 +18,12 @@ from ..env.checksum import crc32c
 from ..errors import CorruptionError, FormatVersionError
 from ..merkle import HASHES, inclusion_path, leaf_hash, leaf_hash_of, merkle_root
 from ..metrics import looked_up
-from . import filters
+from . import filters, outside
 from .checks import Checks
-from .coded import Coded, Groups, plain_schema
+from .coded import Coded, Groups, encode, plain_schema
 from .format import FORMAT, MAGIC, TRAILER, key_value, place
+from .lower import equal, lower
+from .outside import Fetch
 from .ranges import Column, byte_ranges, fixed_width, has_offsets, storage_of
 from .zones import Pruner
 
@@ -31,10 +31,10 @@ MAX_BATCHES = 1 << 20
 
 
 class TableReader:
-    """An open table file: immutable, shared between threads."""
+    """An open table file: immutable, shared between threads. ``fetch`` gets the values that lie in blob files; without it reading one is an error."""
 
-    def __init__(self, env: Env, path: str, number: int, cache: Cache | None = None) -> None:
-        self.path, self.number, self._cache = path, number, cache or Cache(0)
+    def __init__(self, env: Env, path: str, number: int, cache: Cache | None = None, fetch: Fetch | None = None) -> None:
+        self.path, self.number, self._cache, self._fetch = path, number, cache or Cache(0), fetch
         self.metrics = env.metrics
         self._file = env.open(path, kind="table")
         self._map = self._file.map()
@@ -95,8 +95,29 @@ class TableReader:
         return plain_schema(self._stored_schema)
 
     def coded(self, name: str) -> bool:
-        """Whether a column is under a codec: no view of it is to be had."""
+        """Whether a column is under a codec, or outside: no view of it is to be had."""
         return isinstance(self._stored_schema.field(name).type, Coded)
+
+    def outside(self, name: str) -> bool:
+        """Whether the large values of a column lie in blob files."""
+        kind = self._stored_schema.field(name).type
+        return isinstance(kind, Coded) and kind.outside
+
+    def references(self, i: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """What `outside.references` says of a column of a batch, checked; nothing of one that has no values outside."""
+        return outside.references(self._whole(i, name)) if self.outside(name) else outside.NOTHING
+
+    def stored(self, i: int, name: str, kind: Coded, start: int = 0, stop: int | None = None) -> pa.Array:
+        """The same as `column`, encoded as ``kind``; what lies in blob files stays there where it was encoded so."""
+        have = self._stored_schema.field(name).type
+        if not (self.outside(name) and have.field.type == kind.field.type and have.codec == kind.codec):
+            return encode(self.column(i, name, start, stop), kind)
+        return pa.ExtensionArray.from_storage(kind, self._whole(i, name).storage.slice(start, None if stop is None else stop - start))
+
+    def _whole(self, i: int, name: str) -> pa.Array:
+        for at, end in self._column(i, name).others:
+            self._check(at, end)
+        return self._column(i, name).array
 
     def _first_offset(self) -> int:
         return self._blocks[0]["offset"] if self._blocks else self._chunks_end
@@ -112,7 +133,7 @@ class TableReader:
             view = self._map[start : start + size]
             if crc32c(view, crc32c(place(self.number, start))) != entry["crc"]:
                 raise self._bad(f"section {entry['name']!r} is damaged", start)
-            if entry["must"] and entry["name"] not in ("meta", "blocks", "crcs", "leaves"):
+            if entry["must"] and entry["name"] not in ("meta", "blocks", "crcs", "leaves", "blobs"):
                 raise FormatVersionError(f"{self.path} has a section {entry['name']!r} that this lsmtensor must understand: upgrade it")
             found[entry["name"]] = view
             parameters = entry.get("parameters", parameters)
@@ -132,6 +153,7 @@ class TableReader:
         self._leaves = found["leaves"]
         self._checks = Checks(self._bytes, crcs, self._chunk, self._chunks_end, self.number, self.path)
         self._check = self._checks.check
+        self.blobs = tuple((int(file), int(n), int(size)) for file, (n, size) in json.loads(bytes(found.get("blobs", b"{}"))).items())
         self._filter = (parameters, np.frombuffer(found["filter"], np.uint8)) if "filter" in found else None
         self._first = [key_value(b["first"]) for b in self._blocks]
         self._last = [key_value(b["last"]) for b in self._blocks]
@@ -223,9 +245,9 @@ class TableReader:
             if check and not self._checks.whole:
                 self._check(at + low, at + high)
             try:
-                known = groups.decode(group)
+                known = groups.decode(group, self._fetch)
             except CorruptionError as why:
-                raise self._bad(str(why), at + low) from why
+                raise why if why.path else self._bad(str(why), at + low) from why
             if keep:
                 self._cache.put(key, known, known.nbytes)
         return known
@@ -283,7 +305,8 @@ class TableReader:
     def row_bytes(self, i: int, names: Sequence[str]) -> float:
         """Mean bytes of a row of a batch in these columns; reads nothing of them."""
         batch = self._batch(i)
-        return float(sum(b.size for n in names for b in batch.column(n).buffers() if b is not None) / batch.num_rows)
+        away = sum(float(self.references(i, n)[1]["size"].sum()) for n in names)
+        return (away + sum(b.size for n in names for b in batch.column(n).buffers() if b is not None)) / batch.num_rows
 
     def keys(self, i: int) -> pa.Array:
         """The encoded keys of a batch."""
@@ -335,21 +358,21 @@ class TableReader:
             here = self.keys(i)
             seqs = self.column(i, "_seq").to_numpy()
             sought = keys.take(pa.array(mine))
-            position, equal = _lower(here, sought)
+            position, same = lower(here, sought)
             while True:
                 # step over versions that the snapshot does not see yet; they are few
-                later = equal & (seqs[np.minimum(position, len(seqs) - 1)] > snapshot)
+                later = same & (seqs[np.minimum(position, len(seqs) - 1)] > snapshot)
                 if not later.any():
                     break
                 position = position + later
-                equal &= ~later | _equal(here, position, sought)
-            rows[mine[equal]] = self.batch_starts[i] + position[equal]
+                same &= ~later | equal(here, position, sought)
+            rows[mine[same]] = self.batch_starts[i] + position[same]
             i += 1
             if i >= self.num_batches:
                 return
             # versions of one key may go on in the next batch
             first = self._first[i]
-            mine = mine[~equal]
+            mine = mine[~same]
             mine = mine[[key == first for key in keys.take(pa.array(mine)).to_pylist()]] if len(mine) else mine
 
     def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
@@ -370,9 +393,8 @@ class TableReader:
         return take_table(pa.concat_tables(parts), back)
 
     def _take(self, i: int, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
-        columns = [self._column(i, name) for name in names]
         arrays = []
-        for name, column in zip(names, columns, strict=True):
+        for name, column in ((name, self._column(i, name)) for name in names):
             if column.groups is not None:
                 arrays.append(column.groups.take(rows, lambda g, name=name: self._group(i, name, g, keep=True)))  # type: ignore[misc]
                 continue
@@ -423,7 +445,7 @@ class TableReader:
 
     def verify(self, root: str, step: Callable[[int], None] | None = None) -> int:
         """Check every byte against the checksums and the hash tree; returns how many. ``step`` gets the bytes of each chunk. O(bytes)."""
-        size = len(self._map)
+        size, fetch = len(self._map), outside.proved(self._fetch)
         self._checks.forget()
         leaves = []
         for at in range(0, self._chunks_end, self._chunk):
@@ -442,12 +464,10 @@ class TableReader:
         for i in range(self.num_batches):
             try:
                 self._batch(i).validate(full=True)
-                for name in self.schema.names:
-                    groups = self._column(i, name).groups
-                    for group in range(0 if groups is None else len(groups.starts)):
-                        groups.decode(group).validate(full=True)  # type: ignore[union-attr]
+                for groups in filter(None, (self._column(i, name).groups for name in self.schema.names)):
+                    groups.validate(fetch)
             except (pa.ArrowException, CorruptionError) as why:
-                raise self._bad(f"batch {i} is not valid ({why})", self._blocks[i]["offset"]) from why
+                raise why if getattr(why, "path", "") else self._bad(f"batch {i} is not valid ({why})", self._blocks[i]["offset"]) from why
         return size
 
     def _leaf(self, at: int, data: memoryview) -> bytes:
@@ -477,24 +497,3 @@ class TableReader:
             "file": self.number, "count": len(leaves), "chunk_bytes": self._chunk, "hash": self._kind, "row": local,
             "offset": b["offset"], "metadata": b["metadata"], "body": b["body"], "schema_end": self._first_offset(), "chunks": chunks,
         }  # fmt: skip
-
-
-def _lower(here: pa.Array, sought: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    k: Any = kernels.storage()
-    if pa.types.is_int64(here.type):
-        values, wanted = np.asarray(here), np.asarray(sought)
-        position = k.search_int64(values, wanted)
-    else:
-        position = k.search_bytes(*binary_parts(here), *binary_parts(sought))
-    return position, _equal(here, position, sought)
-
-
-def _equal(here: pa.Array, position: np.ndarray, sought: pa.Array) -> np.ndarray:
-    inside = position < len(here)
-    found = np.zeros(len(sought), bool)
-    if inside.any():
-        import pyarrow.compute as pc
-
-        pairs = pc.equal(here.take(pa.array(position[inside])), sought.filter(pa.array(inside)))
-        found[inside] = pairs.to_numpy(zero_copy_only=False)
-    return found

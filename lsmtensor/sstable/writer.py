@@ -18,7 +18,7 @@ from ..env.checksum import crc32c
 from ..errors import InvalidArgumentError, UnknownNameError
 from ..merkle import HASHES, leaf_hash, leaf_hash_of, merkle_root
 from ..registry import near
-from . import filters, ipc
+from . import filters, ipc, outside
 from .coded import Chain, encode_batch, stored_schema
 from .format import FORMAT, MAGIC, TRAILER, key_json, place
 from .meta import TableMeta
@@ -109,59 +109,56 @@ def _leaves(chunks: list[tuple[bytes, list[np.ndarray]]], kind: str) -> list[byt
     return [leaf_hash_of(here, views, kind) for here, views in chunks]
 
 
-def write_table(
-    env: Env,
-    path: str,
-    number: int,
-    pairs: Iterable[tuple[pa.RecordBatch, pa.Array]],
-    *,
-    schema: pa.Schema,
-    key_kind: str,
-    config: SSTableConfig,
-    cause: str,
-    meta: dict[str, Any],
-    codecs: dict[str, Chain] | None = None,
-) -> TableMeta:
-    """Write (physical batch, keys) pairs, sorted, to a new synced file. O(bytes), one pass.
+def write_table(env: Env, path: str, number: int, pairs: Iterable[tuple[pa.RecordBatch, pa.Array]], **settings: Any) -> TableMeta:
+    """Write (physical batch, keys) pairs, sorted, to a new synced file; ``settings`` are those of `TableWriter`. O(bytes), one pass.
 
-    ``codecs`` are the chains of the columns that are not stored plain. The caller syncs the folder. On failure the file is removed and the error goes on.
+    The caller syncs the folder. On failure the file is removed and the error goes on.
     """
-    if config.hash not in HASHES:
-        raise UnknownNameError(f"no hash named {config.hash!r}; {near(config.hash, HASHES)}")
-    if config.chunk_bytes < 4096 or config.chunk_bytes % 4096:
-        raise InvalidArgumentError(f"sstable.chunk_bytes={config.chunk_bytes}; give a multiple of 4096")
-    file = env.create(path, kind="table", cause=cause, direct=config.direct and cause in ("bulk", "compaction"))
-    try:
-        with file:
-            writer = _Writer(file, number, schema, key_kind, config, meta, codecs or {})
-            try:
-                return writer.write(pairs)
-            finally:
-                writer.close()
-    except BaseException:
-        env.unlink(path)
-        raise
+    with TableWriter(env, path, number, **settings) as writer:
+        for batch, keys in pairs:
+            writer.add(batch, keys)
+        return writer.finish()
 
 
-class _Writer:
+class TableWriter:
+    """A table file that is being written, a batch at a time. A context manager: left without `finish`, the file is removed.
+
+    ``codecs`` are the chains of the columns that are not stored plain.
+    """
+
     def __init__(
-        self, file: Any, number: int, schema: pa.Schema, key_kind: str, config: SSTableConfig, meta: dict[str, Any], codecs: dict[str, Chain]
-    ) -> None:
-        self._file, self._number, self._config = file, number, config
-        self._schema = stored_schema(schema, codecs).with_metadata({"lsmtensor.schema": _json(meta["schema"])})
+        self, env: Env, path: str, number: int, *, schema: pa.Schema, key_kind: str, config: SSTableConfig, cause: str, meta: dict[str, Any],
+        codecs: dict[str, Chain] | None = None,
+    ) -> None:  # fmt: skip
+        if config.hash not in HASHES:
+            raise UnknownNameError(f"no hash named {config.hash!r}; {near(config.hash, HASHES)}")
+        if config.chunk_bytes < 4096 or config.chunk_bytes % 4096:
+            raise InvalidArgumentError(f"sstable.chunk_bytes={config.chunk_bytes}; give a multiple of 4096")
+        self._env, self._path, self._number, self._config = env, path, number, config
+        self._file = env.create(path, kind="table", cause=cause, direct=config.direct and cause in ("bulk", "compaction"))
+        self._schema = stored_schema(schema, codecs or {}).with_metadata({"lsmtensor.schema": _json(meta["schema"])})
         self._coded = bool(codecs)
+        self._outside = [name for name, chain in (codecs or {}).items() if chain.outside]
         self._chunks = _Chunks(number, config.chunk_bytes, config.hash)
         self._meta = {
             **meta, "format": FORMAT, "number": number, "key_kind": key_kind, "hash": config.hash, "chunk_bytes": config.chunk_bytes,
         }  # fmt: skip
         self._blocks: list[dict[str, Any]] = []
         self._hashes: list[np.ndarray] = []
+        self._blobs: dict[int, tuple[int, int]] = {}
         self._rows = self._tombstones = 0
         self._seqs = (np.iinfo(np.int64).max, 0)
         self._keys: list[int | bytes] = []
+        self._finished = False
 
-    def close(self) -> None:
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._chunks.close()
+        self._file.close()
+        if not self._finished:
+            self._env.unlink(self._path)
 
     def _out(self, buffers: list[Any]) -> None:
         for buffer in buffers:
@@ -172,21 +169,19 @@ class _Writer:
                 self._chunks.update(piece)
                 self._file.write(piece)
 
-    def write(self, pairs: Iterable[tuple[pa.RecordBatch, pa.Array]]) -> TableMeta:
-        head = ipc.MAGIC + self._schema.serialize().to_pybytes()
-        self._out([head + bytes(-len(head) % 8)])
-        for batch, keys in pairs:
-            if batch.num_rows:
-                self._batch(batch, keys)
+    def add(self, batch: pa.RecordBatch, keys: pa.Array) -> None:
+        """Rows that sort behind all before them, with their encoded keys."""
+        if not batch.num_rows:
+            return
         if not self._blocks:
-            raise InvalidArgumentError("a table file of no rows is not written")
-        self._out([ipc.END_OF_STREAM])
-        self._chunks.finish()
-        return self._finish()
+            head = ipc.MAGIC + self._schema.serialize().to_pybytes()
+            self._out([head + bytes(-len(head) % 8)])
+        self._batch(batch, keys)
 
     def _batch(self, batch: pa.RecordBatch, keys: pa.Array) -> None:
         offset = self._chunks.at
-        message, body, size = ipc.batch_message(encode_batch(batch, self._schema) if self._coded else batch, offset)
+        stored = encode_batch(batch, self._schema) if self._coded else batch
+        message, body, size = ipc.batch_message(stored, offset)
         self._out([message, *body])
         seqs = batch.column("_seq").to_numpy()
         deletes = int((batch.column("_op").to_numpy() == 0).sum())
@@ -204,8 +199,20 @@ class _Writer:
         self._rows += batch.num_rows
         self._tombstones += deletes
         self._seqs = (min(self._seqs[0], int(seqs.min())), max(self._seqs[1], int(seqs.max())))
+        for name in self._outside:
+            _, found = outside.references(stored.column(name))
+            files = found["id"] // outside.FILE
+            for file in np.unique(files).tolist():
+                sizes = found["size"][files == file]
+                count, size = self._blobs.get(file, (0, 0))
+                self._blobs[file] = count + len(sizes), size + int(sizes.sum())
 
-    def _finish(self) -> TableMeta:
+    def finish(self) -> TableMeta:
+        """What follows the rows; the file is synced."""
+        if not self._blocks:
+            raise InvalidArgumentError("a table file of no rows is not written")
+        self._out([ipc.END_OF_STREAM])
+        self._chunks.finish()
         chunks_end = self._chunks.at
         made = filters.build(self._config.filter, np.concatenate(self._hashes))
         self._meta.update(rows=self._rows, tombstones=self._tombstones, min_seq=self._seqs[0], max_seq=self._seqs[1])
@@ -215,6 +222,8 @@ class _Writer:
             ("crcs", np.array(self._chunks.crcs, "<u4").tobytes()),
             ("leaves", b"".join(self._chunks.leaves)),
         ]
+        if self._blobs:
+            sections.append(("blobs", _json(self._blobs)))
         if made is not None:
             sections.append(("filter", made[1].tobytes()))
         directory = []
@@ -243,7 +252,9 @@ class _Writer:
         if self._config.hash != "none":
             root = merkle_root([*self._chunks.leaves, leaf_hash(described, self._config.hash)], self._config.hash).hex()
         size = self._file.tell()
-        return TableMeta(self._number, size, self._rows, self._tombstones, self._keys[0], self._keys[-1], *self._seqs, root)
+        self._finished = True
+        blobs = tuple((file, count, size) for file, (count, size) in self._blobs.items())
+        return TableMeta(self._number, size, self._rows, self._tombstones, self._keys[0], self._keys[-1], *self._seqs, root, blobs)
 
 
 def _json(value: Any) -> bytes:

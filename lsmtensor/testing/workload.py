@@ -18,15 +18,16 @@ from ..config import RunConfig
 from ..copies import backups
 from ..database import Database
 from ..database import open as open_database
-from ..dtypes import tensor
+from ..dtypes import ragged, tensor
 from ..env.base import Env
 from ..schema import Column, Schema
 
 PATH = "db"
-CONFIG = RunConfig(background=False, direct_commit_bytes=3000).with_set(
+CONFIG = RunConfig(background=False, direct_commit_bytes=3000, large_tensor_bytes=500).with_set(
     "memtable.limit_bytes=2500", "compaction.level0_runs=2", "wal.segment_bytes=5000", "sstable.chunk_bytes=4096", "index.min_rows=40"
 )
 DOCS = Schema([Column("id", pa.int64()), Column("n", pa.int64()), Column("v", tensor("float32", (4,)))], primary_key="id")
+FILMS = Schema([Column("id", pa.int64()), Column("frames", ragged("uint8", 2))], primary_key="id")
 WORDS = Schema([Column("word", pa.string()), Column("n", pa.int64(), nullable=True)], primary_key="word")
 LARGE = np.arange(1200, dtype=np.float32).reshape(30, 40)
 
@@ -80,6 +81,16 @@ def _words(n: int) -> Step:
         model.tables["words"].update({w: (v,) for w, v in zip(rows["word"], rows["n"], strict=True)})
 
     return Step("upsert words", lambda db: db["words"].upsert(rows), change)
+
+
+def _films(step: int, ids: list[int]) -> Step:
+    """Rows of values that go to a blob file, and of some that do not."""
+    frames = {i: np.full((8, 40 + 30 * (i % 3)), step + i, np.uint8) for i in ids}
+
+    def change(model: Model) -> None:
+        model.tables["films"].update({i: (array.shape, array.tobytes()) for i, array in frames.items()})
+
+    return Step(f"upsert {len(ids)} films", lambda db: db["films"].upsert({"id": ids, "frames": list(frames.values())}), change)
 
 
 def _transaction(n: int) -> Step:
@@ -165,9 +176,10 @@ REOPEN = Step("reopen", lambda db: db.close())
 STEPS = [
     _create("docs", DOCS, indexes={"v": "hnsw"}), _create("words", WORDS), _upsert(0, 12), _words(0), _upsert(1, 200), _delete(3, 23), _tag("early"),
     _transaction(40), _arrays(small=LARGE[0], other=LARGE[3]), FLUSH, _upsert(5, 12), _arrays(large=LARGE), _slice(), _upsert(6, 300), _words(3), COMPACT,
+    _create("films", FILMS, history="none"), _films(0, [1, 2, 3]), _films(1, [4, 5, 6, 7, 8, 9]), FLUSH,
     _index("second", "ivfflat"), _upsert(7, 12), REOPEN, _upsert(8, 12), _delete(50, 60), _tag("late"), _index("second", None), _arrays(small=None),
     _create("brief", WORDS), _transaction(77), _drop("brief"), Step("checkpoint", lambda db: db.checkpoint("copy")),
-    Step("backup", lambda db: db.backup("saved")), _upsert(10, 80), _words(9), FLUSH, COMPACT, Step("collect garbage", lambda db: db.collect_garbage()),
+    Step("backup", lambda db: db.backup("saved")), _films(2, [1, 2, 4, 5, 7, 8]), _upsert(10, 80), _words(9), FLUSH, COMPACT, Step("collect garbage", lambda db: db.collect_garbage()),
 ]  # fmt: skip
 
 
@@ -222,6 +234,11 @@ def _rows(tables: Any) -> dict[str, dict[Any, tuple[Any, ...]]]:
     found: dict[str, dict[Any, tuple[Any, ...]]] = {}
     for name in tables.tables:
         if name.startswith("_"):
+            continue
+        if "frames" in tables[name].schema.names:
+            films = tables[name].get_many(tables[name].to_arrow(["id"]).column("id"))
+            rows = [tables[name].schema.row(batch, i) for batch in films.to_batches() for i in range(batch.num_rows)]
+            found[name] = {row["id"]: (row["frames"].shape, row["frames"].tobytes()) for row in rows}
             continue
         vectors = "v" in tables[name].schema.names
         columns = tables[name].to_numpy() if vectors else tables[name].to_arrow().to_pydict()

@@ -1,4 +1,4 @@
-"""Make the golden database of this format version: `python tests/golden/make.py`. Run once per format version, never again.
+"""Make the golden databases that are not there: `python tests/golden/make.py`. Each is made once, when its format is, never again.
 
 The files are committed; every later version of lsmtensor reads them (tests/test_golden.py).
 """
@@ -52,8 +52,26 @@ def make(folder: Path) -> None:
     (folder / "LOCK").unlink()
 
 
+def films(ids: range) -> dict[str, object]:
+    """Values of 20 to 1,100 bytes: some lie in a blob file."""
+    return {"id": list(ids), "frames": [None if i == 4 else (np.arange(20 * (1 + i * i), dtype=np.uint8) + i).reshape(-1, 20) for i in ids]}
+
+
+def make_blobs(folder: Path) -> None:
+    db = lt.open(str(folder), config=lt.RunConfig(background=False, large_tensor_bytes=600))
+    db.create_table("films", lt.Schema([lt.Column("id", pa.int64()), lt.Column("frames", lt.ragged("uint8", 2))], primary_key="id"), history="none")
+    db["films"].insert(films(range(8)))
+    db.flush()
+    db["films"].delete([7])
+    db.compact()
+    db.close()
+    (folder / "LOCK").unlink()
+
+
 if __name__ == "__main__":
-    target = HERE / "v1"
-    if target.exists():
-        sys.exit(f"{target} exists; golden files are made once")
-    make(target)
+    targets = {HERE / "v1": make, HERE / "v1-blobs": make_blobs}
+    wanted = [target for target in targets if not target.exists()]
+    if not wanted:
+        sys.exit("golden files are there; they are made once")
+    for target in wanted:
+        targets[target](target)
