@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,15 +24,16 @@ class Column:
     """A named, typed column. ``type`` is an Arrow type, `tensor`, `ragged`, `sparse` or `json`.
 
     ``codec`` (a chain such as ``"shuffle+zstd(level=3)"``) and ``quant`` (``"int8"``) are specs of how the values
-    are stored; ``keep_full=False`` keeps the quantizer's codes only, so it needs ``quant``. A primary key column
-    is never null, whatever ``nullable`` says.
+    are stored; ``keep_full=False`` keeps the quantizer's codes only, so it needs ``quant``, which may also be a trained
+    `Quantizer` (kept as the bytes that `lsmtensor.quant.save` makes of it). A primary key column is never null, whatever
+    ``nullable`` says.
     """
 
     name: str
     type: Any
     nullable: bool = True
     codec: str | None = None
-    quant: str | None = None
+    quant: Any = None
     keep_full: bool = True
 
     def __post_init__(self) -> None:
@@ -44,19 +46,32 @@ class Column:
                 raise InvalidArgumentError(f"type {self.type!r}; give an Arrow type or lsmtensor.tensor(…), ragged, sparse, json")
             if self.codec is not None:
                 object.__setattr__(self, "codec", "+".join(map(str, parse_chain(self.codec))))
-            if self.quant is not None:
+            if hasattr(self.quant, "saved"):
+                object.__setattr__(self, "quant", self.quant.saved())
+            elif self.quant is not None and not isinstance(self.quant, bytes):
                 object.__setattr__(self, "quant", str(Spec.of(self.quant)))
         except InvalidArgumentError as why:
             raise InvalidArgumentError(f"column {self.name!r}: {why}") from why
         if self.quant is not None and not isinstance(self.type, TensorType):
-            raise InvalidArgumentError(f"column {self.name!r}: quant={self.quant!r} of a {self.type} column; only fixed-shape tensors are quantized")
+            raise InvalidArgumentError(f"column {self.name!r}: quant={told(self.quant)} of a {self.type} column; only fixed-shape tensors are quantized")
         if not self.keep_full and self.quant is None:
             raise InvalidArgumentError(f"column {self.name!r}: keep_full=False without quant; name the quantizer whose codes are to be kept")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON value, without plain Arrow types."""
+        made: dict[str, Any] = {"name": self.name, "nullable": self.nullable, "type": None if isinstance(self.type, pa.DataType) else self.type.to_dict()}
+        made |= {n: getattr(self, n) for n in ("codec", "quant", "keep_full") if getattr(self, n) not in (None, True)}
+        return made | ({"quant": {"trained": base64.b64encode(self.quant).decode()}} if isinstance(self.quant, bytes) else {})
 
     @property
     def arrow(self) -> pa.Field:
         kind = self.type if isinstance(self.type, pa.DataType) else self.type.arrow_type
         return pa.field(self.name, kind, self.nullable)
+
+
+def told(quant: str | bytes | None) -> str:
+    """A quantizer of a column, for messages."""
+    return f"<trained, {len(quant)} bytes>" if isinstance(quant, bytes) else str(quant)
 
 
 class Schema:
@@ -167,19 +182,13 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON value; Arrow types travel as a serialized Arrow schema in base64."""
-        import base64
-
         plain = pa.schema([pa.field(c.name, c.type) for c in self.columns if isinstance(c.type, pa.DataType)])
         changed: dict[str, Any] = {}
         if self.ids != tuple(range(self.next_id)) or self.fills:
             fills = {str(i): base64.b64encode(stream_bytes(v)).decode() for i, v in self.fills.items()}
             changed = {"ids": list(self.ids), "next_id": self.next_id, "fills": fills}
         return {
-            "columns": [
-                {"name": c.name, "nullable": c.nullable, "type": None if isinstance(c.type, pa.DataType) else c.type.to_dict()}
-                | {n: getattr(c, n) for n in ("codec", "quant", "keep_full") if getattr(c, n) not in (None, True)}
-                for c in self.columns
-            ],
+            "columns": [c.to_dict() for c in self.columns],
             "arrow": base64.b64encode(plain.serialize().to_pybytes()).decode(),
             "primary_key": list(self.primary_key),
             **changed,
@@ -187,10 +196,11 @@ class Schema:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Schema:
-        import base64
-
         plain = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["arrow"])))
-        columns = [Column(**{**c, "type": plain.field(c["name"]).type if c["type"] is None else dtypes.from_dict(c["type"])}) for c in value["columns"]]
+        columns = [
+            Column(**{**c, "type": plain.field(c["name"]).type if c["type"] is None else dtypes.from_dict(c["type"]), "quant": _trained(c.get("quant"))})
+            for c in value["columns"]
+        ]
         fills = {int(i): stream_arrays(base64.b64decode(text))[0] for i, text in value.get("fills", {}).items()}
         return cls(columns, value["primary_key"], ids=value.get("ids"), next_id=value.get("next_id"), fills=fills)
 
@@ -204,9 +214,15 @@ class Schema:
         lines = []
         for c in self.columns:
             extra = "" if c.nullable else ", key" if c.name in self.primary_key else ", not null"
-            extra += "".join(f", {n}={getattr(c, n)}" for n in ("codec", "quant") if getattr(c, n)) + ("" if c.keep_full else ", codes only")
+            extra += f", codec={c.codec}" if c.codec else ""
+            extra += f", quant={told(c.quant)}" if c.quant else ""
+            extra += "" if c.keep_full else ", codes only"
             lines.append(f"\n  {c.name}: {c.type}{extra}")
         return f"Schema, primary key {', '.join(self.primary_key)}:{''.join(lines)}"
+
+
+def _trained(value: Any) -> Any:
+    return base64.b64decode(value["trained"]) if isinstance(value, dict) else value
 
 
 def nulls(n: int, kind: pa.DataType) -> pa.Array:

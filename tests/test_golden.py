@@ -226,10 +226,13 @@ def test_values_outside_are_as_the_page_says(tmp_path):
         rows_, nodes, buffers = struct.unpack_from("<QHH", group)
         assert rows_ == 1 and len(group) % 64 == 0
         described = [struct.unpack_from("<QQBB", group, 16 + 16 * nodes + 24 * b) for b in range(buffers)]
-        bodies = group[16 + 16 * nodes + 24 * buffers :]
-        frames = [bodies[at : at + d[1]] for at, d in zip(np.cumsum([0, *(d[1] for d in described)]), described, strict=False)]
+        at, frames = -(-(16 + 16 * nodes + 24 * buffers) // 64) * 64, []
+        for _, stored, _, _ in described:
+            frames.append(group[at : at + stored])
+            at += -(-stored // 64) * 64
+        assert at == len(group)
         assert wanted[i] is None or wanted[i] in frames
-    assert len(referred) == 2 and list(data) == sorted(referred) and {own >> 24 for own in referred} == {int(k) for k in json.loads(sections[films_]["blobs"])}
+    assert len(referred) == 3 and list(data) == sorted(referred) and {own >> 24 for own in referred} == {int(k) for k in json.loads(sections[films_]["blobs"])}
     assert blobs not in {own >> 24 for own in referred}, "it was written anew when row 7 had gone"
     told = [f["blobs"] for run in files_of(read_manifest(BLOBS / "MANIFEST-000001")) for f in run if f["number"] == films_]
     assert told and all([[int(k), *v]] == t for t in told for k, v in json.loads(sections[films_]["blobs"]).items())

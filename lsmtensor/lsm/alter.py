@@ -19,7 +19,7 @@ from ..convert import to_array
 from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError
 from ..indexes import container
-from ..schema import Column, Schema
+from ..schema import Column, Schema, told
 from ..sstable.coded import check_codec, check_quant
 from . import ops
 from .columns import MADE
@@ -51,7 +51,7 @@ def add_column(tree: Tree, table: int, column: Column, value: Any, columns: Sequ
         raise InvalidArgumentError(f"column is a {type(column).__name__}; give lsmtensor.Column(name, type)")
     check_stored(column)
     if column.quant is not None and value is not None:
-        raise InvalidArgumentError(f"column {column.name!r} with quant={column.quant} and a value; codes are made when rows are written: add it without one, then update()")
+        raise InvalidArgumentError(f"column {column.name!r} with quant={told(column.quant)} and a value; codes are made when rows are written: add it without one, then update()")
     if not callable(value):
         return _change(tree, table, lambda schema: evolution.added(schema, column, evolution.fill_of(column, value)))
     if columns is not None and not columns:
@@ -108,7 +108,7 @@ def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
             raise SchemaError(f"column {name!r} has the index {users[0]!r}, which was built from its old values; drop_index({users[0]!r}) first")
         _not_unique(tree, table, schema, name)
         if schema.field(name).quant is not None:
-            raise SchemaError(f"column {name!r} holds codes of {schema.field(name).quant}, which another type would change; add a column of that type instead")
+            raise SchemaError(f"column {name!r} holds codes of {told(schema.field(name).quant)}, which another type would change; add a column of that type instead")
         return evolution.widened(schema, name, kind)
 
     return _change(tree, table, change)

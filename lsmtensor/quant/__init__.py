@@ -30,8 +30,7 @@ def names() -> list[str]:
 
 def save(quantizer: Quantizer) -> bytes:
     """The trained parameters as bytes, without pickle (`docs/format.md`, the container of index files)."""
-    header, arrays = quantizer.to_sections()
-    return b"".join(bytes(part) for part in container.pack(header, arrays))
+    return quantizer.saved()
 
 
 def load(data: Any) -> Quantizer:

@@ -9,11 +9,13 @@ import numpy as np
 
 from .. import kernels
 from ..errors import CorruptionError, InvalidArgumentError, SchemaError
+from ..indexes import container
 from ..kernels.contract import IP, METRICS
 from ..registry import Spec
 
 SAMPLE = 65_536
 BLOCK_BYTES = 1 << 20
+NEAR_BYTES = 1 << 18  # rows coded at once: they and what is made of them lie in cache
 
 
 class Quantizer(ABC):
@@ -64,11 +66,10 @@ class Quantizer(ABC):
         """uint8 (n, code_bytes) of rows (n, dim). Values past the range learned take its nearest end."""
         self._check_fitted()
         rows = self._check(x, "rows")
-        if len(rows) == 0:
-            return np.empty((0, self.code_bytes), np.uint8)
-        parts = [self._encode(rows[at : at + 8192]) for at in range(0, len(rows), 8192)]
-        codes = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        assert codes.shape == (len(rows), self.code_bytes) and codes.dtype == np.uint8
+        codes = np.empty((len(rows), self.code_bytes), np.uint8)
+        step = max(64, NEAR_BYTES // (4 * self.dim))
+        for at in range(0, len(rows), step):
+            codes[at : at + step] = self._encode(rows[at : at + step])
         return codes
 
     def decode(self, codes: Any) -> np.ndarray:
@@ -77,10 +78,10 @@ class Quantizer(ABC):
         given = np.asarray(codes)
         if given.dtype != np.uint8 or given.ndim != 2 or given.shape[1] != self.code_bytes:
             raise SchemaError(f"codes of {given.dtype} and shape {given.shape}; quantizer {self.spec} wants uint8 (n, {self.code_bytes})")
-        if len(given) == 0:
-            return np.empty((0, self.dim), np.float32)
-        made = self._decode(np.ascontiguousarray(given))
-        assert made.shape == (len(given), self.dim) and made.dtype == np.float32
+        made = np.empty((len(given), self.dim), np.float32)
+        step = max(64, NEAR_BYTES // (4 * self.dim))
+        for at in range(0, len(given), step):
+            made[at : at + step] = self._decode(np.ascontiguousarray(given[at : at + step]))
         return made
 
     def search(self, queries: Any, codes: np.ndarray, k: int = 10, metric: str = "l2", kernel: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +120,10 @@ class Quantizer(ABC):
         self._check_fitted()
         return {"spec": self.spec, "dim": self.dim, "version": 1}, {name: np.asarray(getattr(self, f"_{name}")) for name in self.learned}
 
+    def saved(self) -> bytes:
+        """What it learned as bytes, without pickle, for `lsmtensor.quant.load`."""
+        return b"".join(bytes(part) for part in container.pack(*self.to_sections()))
+
     def restore(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Take what `to_sections` gave; shapes are compared with those that this quantizer would learn."""
         if header.get("version") != 1 or set(arrays) != set(self.learned):
@@ -151,7 +156,9 @@ class Quantizer(ABC):
             rows = rows[None, :]
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise SchemaError(f"{what} of shape {np.shape(x)}; wanted (n, {self.dim})")
-        if not np.isfinite(rows).all():
+        flat = rows.reshape(-1)
+        # squares that overflow look like infinity too; a second look tells
+        if not np.isfinite(np.vdot(flat, flat)) and not np.isfinite(rows).all():
             raise SchemaError(f"{what} hold NaN or infinity, which no code stands for; row {int(np.argmin(np.isfinite(rows).all(1)))}")
         return rows
 

@@ -36,11 +36,15 @@ class Bf16(Quantizer):
         return 2 * self.dim
 
     def _encode(self, x: np.ndarray) -> np.ndarray:
-        bits = x.view(np.uint32).astype(np.uint64)
-        rounded = (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)
+        bits = x.view(np.uint32)
+        high = bits >> np.uint32(16)
+        rounded = high & np.uint32(1)
+        rounded += bits
+        rounded += np.uint32(0x7FFF)
+        rounded >>= np.uint32(16)
         # the largest finite values would round to infinity
-        finite = np.where((rounded & np.uint64(0x7F80)) == 0x7F80, (bits >> np.uint64(31) << np.uint64(15)) | np.uint64(0x7F7F), rounded)
-        return finite.astype("<u2").view(np.uint8)
+        made = np.where((rounded & np.uint32(0x7F80)) == 0x7F80, high & np.uint32(0x8000) | np.uint32(0x7F7F), rounded)
+        return made.astype("<u2").view(np.uint8)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         return (codes.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -50,7 +50,9 @@ class Int8(Quantizer):
     def _encode(self, x: np.ndarray) -> np.ndarray:
         step, offset = self._range(x)
         least = -128 if self.affine else -127
-        codes = np.clip(np.rint((x - offset) / step), least, 127).astype(np.int8).view(np.uint8)
+        y = x - offset
+        y /= step
+        codes = np.clip(np.rint(y, out=y), least, 127, out=y).astype(np.int8).view(np.uint8)
         if self.per != "vector":
             return codes
         return with_floats(codes, step[:, 0], *([offset[:, 0]] if self.affine else []))

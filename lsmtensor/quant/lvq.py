@@ -53,12 +53,17 @@ class Lvq(Quantizer):
             start = middle - half * np.float32(share)
             step = 2 * half * np.float32(share) / top
             step = np.where(step > 0, step, np.float32(1))
-            tried = np.clip(np.rint((y - start) / step), 0, top)
-            error = ((tried * step + start - y) ** 2).sum(1, keepdims=True)
+            tried = y - start
+            tried /= step
+            np.clip(np.rint(tried, out=tried), 0, top, out=tried)
+            missed = tried * step
+            missed += start
+            missed -= y
+            error = np.einsum("nd,nd->n", missed, missed)[:, None]
             better = error < best
-            best = np.where(better, error, best)
-            codes = np.where(better, tried.astype(np.uint8), codes)
-            steps, lows = np.where(better, step, steps), np.where(better, start, lows)
+            rows = np.flatnonzero(better)
+            codes[rows] = tried[rows]
+            best, steps, lows = np.where(better, error, best), np.where(better, step, steps), np.where(better, start, lows)
         parts = [pack_bits(codes, self.bits)]
         if self.second:
             finer = np.float32(2**self.second)

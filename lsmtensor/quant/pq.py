@@ -28,6 +28,7 @@ class Pq(Quantizer):
             raise InvalidArgumentError(f"{self.name}(bits={bits}); give 4 or 8")
         self.m, self.bits, self.iterations = int(m), int(bits), int(iterations)
         self._codebooks = np.zeros((m, 2**bits, dim // m), np.float32)
+        self._turned: tuple[Any, Any] = (None, None)  # the codebooks and as the kernel wants them: (m, width, 2**bits)
 
     @property
     def code_bytes(self) -> int:
@@ -45,7 +46,9 @@ class Pq(Quantizer):
 
     def _nearest(self, x: np.ndarray) -> np.ndarray:
         run: Any = kernels.choose()
-        made: np.ndarray = run.pq_encode(np.ascontiguousarray(x, np.float32), np.ascontiguousarray(self._codebooks.transpose(0, 2, 1)))
+        if self._turned[0] is not self._codebooks:
+            self._turned = self._codebooks, np.ascontiguousarray(self._codebooks.transpose(0, 2, 1))
+        made: np.ndarray = run.pq_encode(np.ascontiguousarray(x, np.float32), self._turned[1])
         return made
 
     def _encode(self, x: np.ndarray) -> np.ndarray:

@@ -42,20 +42,21 @@ class RabitQ(Quantizer):
     def _encode(self, x: np.ndarray) -> np.ndarray:
         y = rotated(x - self._mean, np.ascontiguousarray(self._turn.T))
         norms = np.sqrt((y.astype(np.float64) ** 2).sum(1))
-        codes = np.zeros(y.shape, np.uint8)
+        codes = (y >= 0).astype(np.uint8)
         best = np.full(len(y), -np.inf)
         top = 2**self.bits - 1
         spread = np.abs(y).max(1, keepdims=True)
         spread = np.where(spread > 0, spread, np.float32(1))
-        for share in (1.0,) if self.bits == 1 else np.linspace(0.35, 1.0, 14):
+        for share in () if self.bits == 1 else np.linspace(0.35, 1.0, 14):
             # a unit of the grid is this part of the row's largest value
             unit = spread * np.float32(2 * share / (top + 1))
-            tried = np.clip(np.floor(y / unit) + 2 ** (self.bits - 1), 0, top).astype(np.uint8)
-            points = self._grid(tried)
-            angle = (points * y).sum(1, dtype=np.float64) / np.sqrt((points.astype(np.float64) ** 2).sum(1))
-            better = angle > best
-            best = np.where(better, angle, best)
-            codes[better] = tried[better]
+            points = np.floor(y / unit)
+            points += np.float32(0.5)
+            np.clip(points, -top / 2, top / 2, out=points)
+            angle = np.einsum("nd,nd->n", points, y) / np.sqrt(np.einsum("nd,nd->n", points, points))
+            rows = np.flatnonzero(angle > best)
+            best[rows] = angle[rows]
+            codes[rows] = points[rows] + np.float32(top / 2)
         points = self._grid(codes).astype(np.float64)
         inner = (points * y).sum(1)
         factor = np.where(inner > 0, norms**2 / np.where(inner > 0, inner, 1), 0)

@@ -38,7 +38,9 @@ class Scalar(Quantizer):
     def _encode(self, x: np.ndarray) -> np.ndarray:
         top = np.float32(2**self.bits - 1)
         span = np.where(self._high > self._low, self._high - self._low, np.float32(1))
-        return pack_bits(np.clip(np.rint((x - self._low) / span * top), 0, top), self.bits)
+        y = x - self._low
+        y *= top / span
+        return pack_bits(np.clip(np.rint(y, out=y), 0, top, out=y), self.bits)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         step = (self._high - self._low) / np.float32(2**self.bits - 1)

@@ -11,7 +11,7 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ..arrowtake import one_chunk, take_array
 from ..convert_tensors import dtype_shape
 from ..dtypes import TensorType
 from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError, SchemaError
+from ..schema import told
 from . import ipc, outside
 from .outside import Fetch
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 GROUP_BYTES = 65536
 SAMPLE_BYTES = 65536
-ROUNDING = ("int8", "fp16", "bf16")  # values that were decoded once give the same codes again
+# values that were decoded once give the same codes again
+ROUNDING = ("int8", "fp16", "bf16")
+TRAINED = ("scalar", "binary", "pq")
 _HEAD, _NODE, _BUFFER = struct.Struct("<QHHI"), struct.Struct("<QQ"), struct.Struct("<QQBB6x")
 PLAIN, CODES = 0, 1  # what a buffer is: its bytes, or codes of a quantizer for them
 
@@ -41,21 +44,27 @@ class Chain(NamedTuple):
     so that large ones can lie in a blob file."""
 
     codec: str = "none"
-    quant: str | None = None
+    quant: str | bytes | None = None
     outside: bool = False
 
 
 class Coded(pa.ExtensionType):
     """Groups of values of ``field``'s type under a codec."""
 
-    def __init__(self, field: pa.Field, codec: str, quant: str | None = None, outside: bool = False) -> None:
+    def __init__(self, field: pa.Field, codec: str, quant: str | bytes | None = None, outside: bool = False) -> None:
         self.field, self.codec, self.quant, self.outside = field, codec, quant, outside
         super().__init__(pa.large_binary(), "lsmtensor.coded")
 
     def __arrow_ext_serialize__(self) -> bytes:
         described = base64.b64encode(pa.schema([self.field]).serialize().to_pybytes()).decode()
-        rest: dict[str, Any] = {"quant": self.quant} if self.quant else {"outside": True} if self.outside else {}
+        rest: dict[str, Any] = {"quant": _text(self.quant)} if self.quant else {"outside": True} if self.outside else {}
         return json.dumps({"codec": self.codec, "field": described} | rest).encode()
+
+    @property
+    def told(self) -> str:
+        """The codec, and what the values were rounded by."""
+        made = self.quantizer() if isinstance(self.quant, bytes) else None
+        return "+".join(filter(None, (made.spec if made else str(self.quant or ""), self.codec)))
 
     def quantizer(self) -> Quantizer | None:
         """What its values were rounded by when they were committed."""
@@ -66,31 +75,49 @@ class Coded(pa.ExtensionType):
         value = json.loads(serialized)
         if storage_type != pa.large_binary():
             raise InvalidArgumentError(f"extension lsmtensor.coded over {storage_type}; wanted large_binary")
-        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]), value.get("quant"), bool(value.get("outside", False)))
+        quant = value.get("quant")
+        quant = base64.b64decode(quant["trained"]) if isinstance(quant, dict) else quant
+        return cls(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["field"]))).field(0), str(value["codec"]), quant, bool(value.get("outside", False)))
 
 
 pa.register_extension_type(Coded(pa.field("values", pa.int8()), "none"))
 
 
 @lru_cache(64)
-def _quantizer(spec: str, dim: int) -> Quantizer:
+def _quantizer(spec: str | bytes, dim: int) -> Quantizer:
     from .. import quant
 
-    return quant.create(spec, dim)
+    if isinstance(spec, str):
+        return quant.create(spec, dim)
+    made = quant.load(spec)
+    if made.dim != dim:
+        raise InvalidArgumentError(f"a quantizer of {made.dim} dimensions for rows of {dim}")
+    return made
 
 
-def check_quant(column: str, kind: Any, spec: str, keep_full: bool) -> None:
+def _text(spec: str | bytes) -> Any:
+    """What JSON says of a quantizer."""
+    return {"trained": base64.b64encode(spec).decode()} if isinstance(spec, bytes) else spec
+
+
+def check_quant(column: str, kind: Any, spec: str | bytes, keep_full: bool) -> None:
     """Raises where a column's values cannot be kept as codes alone."""
     if keep_full:
-        raise InvalidArgumentError(f"column {column!r}: quant={spec!r} beside full values; give keep_full=False to keep codes alone, or quant= to an index for codes to search by")
+        raise InvalidArgumentError(f"column {column!r}: quant={told(spec)} beside full values; give keep_full=False to keep codes alone, or quant= to an index for codes to search by")
     if not isinstance(kind, TensorType) or kind.dtype != "float32":
-        raise InvalidArgumentError(f"column {column!r}: quant={spec!r} of a {kind} column; codes stand for float32 tensors")
+        raise InvalidArgumentError(f"column {column!r}: quant={told(spec)} of a {kind} column; codes stand for float32 tensors")
     made = _quantizer(spec, kind.size)
-    if made.name not in ROUNDING or not made.fitted or getattr(made, "affine", False):
-        raise InvalidArgumentError(f"column {column!r}: quant={spec!r}; rows are kept as {', '.join(ROUNDING)}, which learn nothing and give back what they gave before; others are for indexes")
+    if made.name not in ROUNDING + TRAINED or getattr(made, "affine", False):
+        raise InvalidArgumentError(
+            f"column {column!r}: quant={told(spec)}; rows are kept as {', '.join(ROUNDING + TRAINED)}, whose values have the same codes again; others are for indexes"
+        )
+    if not made.fitted:
+        raise InvalidArgumentError(
+            f"column {column!r}: quant={told(spec)} learns, and rows are rounded when they are committed: train it first, Column(quant=lt.quant.create(…).fit(x))"
+        )
 
 
-def rounded(batch: pa.RecordBatch, column: str, spec: str) -> pa.RecordBatch:
+def rounded(batch: pa.RecordBatch, column: str, spec: str | bytes) -> pa.RecordBatch:
     """The batch with a tensor column's values as the codes will have them; what is under a null is zero. O(bytes)."""
     at = batch.schema.get_field_index(column)
     array = batch.column(at)
@@ -99,7 +126,7 @@ def rounded(batch: pa.RecordBatch, column: str, spec: str) -> pa.RecordBatch:
         quantizer = _quantizer(spec, values.shape[1])
         made = quantizer.decode(quantizer.encode(values))
     except SchemaError as why:
-        raise SchemaError(f"column {column!r}, quant={spec}: {why}") from why
+        raise SchemaError(f"column {column!r}, quant={told(spec)}: {why}") from why
     mask = None if valid.all() else pa.array(~valid)
     storage = pa.FixedSizeListArray.from_arrays(pa.array(made.reshape(-1)), type=array.type.storage_type, mask=mask)
     return batch.set_column(at, batch.schema.field(at), pa.ExtensionArray.from_storage(array.type, storage))
@@ -155,11 +182,10 @@ def encode(array: pa.Array, kind: Coded) -> pa.Array:
     sizes, parts = np.zeros(n + 1, np.int64), []
     for start in range(0, n, rows):
         group = _packed(storage.slice(start, rows), kind.codec, quantizer)
+        if kind.outside:
+            # one after the other in a blob file, where views are made of them
+            group = [piece for part in group for piece in (part, bytes(-len(part) % ipc.ALIGN))]
         sizes[start + 1] = sum(len(p) for p in group)
-        if kind.outside and sizes[start + 1] % ipc.ALIGN:
-            # one after the other in a blob file, each is aligned
-            group.append(bytes(-int(sizes[start + 1]) % ipc.ALIGN))
-            sizes[start + 1] += len(group[-1])
         parts += group
     data = np.concatenate([np.empty(0, np.uint8), *(np.frombuffer(p, np.uint8) for p in parts)])
     made = pa.Array.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(np.cumsum(sizes)), pa.py_buffer(data)])
@@ -320,15 +346,16 @@ def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
     wanted = [_NODE.unpack_from(data, at + i * _NODE.size) for i in range(nodes)]
     at += nodes * _NODE.size
     described = [_BUFFER.unpack_from(data, at + i * _BUFFER.size) for i in range(buffers)]
+    pad = ipc.ALIGN if kind.outside else 1
     at += buffers * _BUFFER.size
-    unused = len(data) - at - sum(d[1] for d in described)
-    if not 0 <= unused < (ipc.ALIGN if kind.outside else 1) or any(stored > raw for raw, stored, *_ in described):
+    at += -at % pad
+    if at + sum(d[1] + -d[1] % pad for d in described) != len(data) or any(stored > raw for raw, stored, *_ in described):
         raise ValueError("its buffers are not as long as they say")
     parts, places, end = [], [], 0
     quantizer = kind.quantizer()
     for raw, stored, width, how in described:
         part = coded[at : at + stored]
-        at += stored
+        at += stored + -stored % pad
         # codecs say themselves what they cannot decode, before that many bytes are laid out
         part = part if raw == stored else codecs.create(kind.codec, width).decode(part, raw)
         if how == CODES and quantizer is not None:
@@ -338,6 +365,9 @@ def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
         parts.append(part)
         places.append((end, len(part)))
         end += len(part) + -len(part) % ipc.ALIGN
+    if kind.outside:
+        storage = kind.field.type.storage_type
+        return pa.ExtensionArray.from_storage(kind.field.type, _over(storage, iter(wanted), iter([pa.py_buffer(p) for p in parts])))
     message = ipc.record_batch(rows, wanted, places, end)
     head = struct.pack("<Ii", 0xFFFFFFFF, len(message) + -(8 + len(message)) % ipc.ALIGN)
     first = len(head) + len(message) + -(len(head) + len(message)) % ipc.ALIGN
@@ -348,3 +378,15 @@ def _unpacked(coded: np.ndarray, kind: Coded) -> pa.Array:
         whole[first + place : first + place + size] = part
     batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(whole)), pa.schema([kind.field]))
     return batch.column(0)
+
+
+def _over(kind: pa.DataType, nodes: Iterator[tuple[int, int]], buffers: Iterator[pa.Buffer]) -> pa.Array:
+    """A tensor's array over its buffers, in the order of `ipc.column_buffers`, without a copy."""
+    n, nulls = next(nodes)
+    children, t = [], pa.types
+    own = [next(buffers)] if t.is_struct(kind) or t.is_fixed_size_list(kind) else [next(buffers), next(buffers)]
+    if t.is_struct(kind):
+        children = [_over(kind.field(i).type, nodes, buffers) for i in range(kind.num_fields)]
+    elif t.is_nested(kind):
+        children = [_over(kind.value_type, nodes, buffers)]
+    return pa.Array.from_buffers(kind, n, [own[0] if own[0].size else None, *own[1:]], nulls, children=children)

@@ -248,7 +248,7 @@ class TableReader:
                 known = groups.decode(group, self._fetch)
             except CorruptionError as why:
                 raise why if why.path else self._bad(str(why), at + low) from why
-            if keep:
+            if keep and not groups.kind.outside:  # a view of a blob file would keep all of it
                 self._cache.put(key, known, known.nbytes)
         return known
 
@@ -425,7 +425,7 @@ class TableReader:
         """The settings that the file was written with."""
         used = None if self._filter is None else {**self._filter[0], "bytes": self._filter[1].nbytes}
         return {"meta": self.meta, "chunk_bytes": self._chunk, "chunks": len(self._checks.good), "hash": self._kind, "filter": used,
-                "codecs": {f.name: "+".join(filter(None, (f.type.quant, f.type.codec))) for f in self._stored_schema if isinstance(f.type, Coded)}}  # fmt: skip
+                "codecs": {f.name: f.type.told for f in self._stored_schema if isinstance(f.type, Coded)}}  # fmt: skip
 
     # -- whole -----------------------------------------------------------------------------------
 

@@ -3,31 +3,46 @@
    Four bits (Andre et al., PVLDB 2015): 32 rows are a block, of which each pair of parts is 32 bytes, one a row, low half the even part. The
    query's table of a part, 16 values of 7 bits or less, lies in a register: one shuffle looks up 16 to 64 rows. */
 
-/* The nearest centroid of each part: by half its square, in ``halves`` (m, count), less its product with the part. */
+/* The nearest centroid of each part: by half its square, in ``halves`` (m, count), less its product with the part. Four rows at once share each
+   look at a centroid; the rows of a block share a part's centroids while these are near. */
 static void ISA(pq_encode)(const float *x, int64_t n, int64_t d, const float *books, const float *halves, int64_t m, int64_t width, int64_t count,
                            uint8_t *out)
 {
     typedef ISA(vec) vec;
-    float far[256];
-    for (int64_t i = 0; i < n; i++, x += d)
+    typedef int32_t places __attribute__((vector_size(4 * LANES)));
+    enum { ROWS = 4, BLOCK = 64 };
+    for (int64_t from = 0; from < n; from += BLOCK)
         for (int64_t j = 0; j < m; j++) {
-            const float *part = x + j * width, *book = books + j * width * count;
-            int64_t have = d - j * width < width ? d - j * width : width, best = 0;
-            for (int64_t c = 0; c < count; c += 16) {
-                vec acc[16 / LANES];
-                for (int v = 0; v < 16 / LANES; v++) acc[v] = *(const vec *)(halves + j * count + c + v * LANES);
-                for (int64_t s = 0; s < have; s++)
-                    for (int v = 0; v < 16 / LANES; v++) acc[v] -= part[s] * *(const vec *)(book + s * count + c + v * LANES);
-                for (int v = 0; v < 16 / LANES; v++) *(vec *)(far + c + v * LANES) = acc[v];
+            const float *book = books + j * width * count, *half = halves + j * count;
+            int64_t have = d - j * width < width ? d - j * width : width, stop = from + BLOCK < n ? from + BLOCK : n;
+            for (int64_t i = from; i < stop; i += ROWS) {
+                const float *part[ROWS];
+                vec low[ROWS];
+                places at[ROWS];
+                for (int r = 0; r < ROWS; r++) {
+                    part[r] = x + (i + r < stop ? i + r : i) * d + j * width;
+                    low[r] = (vec){0} + INFINITY, at[r] = (places){0};
+                }
+                for (int64_t c = 0; c < count; c += LANES) {
+                    vec far[ROWS];
+                    for (int r = 0; r < ROWS; r++) far[r] = *(const vec *)(half + c);
+                    for (int64_t s = 0; s < have; s++) {
+                        vec centroids = *(const vec *)(book + s * count + c);
+                        for (int r = 0; r < ROWS; r++) far[r] -= part[r][s] * centroids;
+                    }
+                    for (int r = 0; r < ROWS; r++) {
+                        places nearer = far[r] < low[r];
+                        low[r] = (vec)(((places)far[r] & nearer) | ((places)low[r] & ~nearer));
+                        at[r] = ((int32_t)c & nearer) | (at[r] & ~nearer);
+                    }
+                }
+                for (int r = 0; r < ROWS && i + r < stop; r++) {
+                    int64_t best = 0, place = at[r][0];
+                    for (int64_t e = 1; e < LANES; e++)
+                        if (low[r][e] < low[r][best] || (low[r][e] == low[r][best] && at[r][e] + e < place)) best = e, place = at[r][e] + e;
+                    out[(i + r) * m + j] = (uint8_t)place;
+                }
             }
-            float low[16], least;
-            memcpy(low, far, sizeof low);
-            for (int64_t c = 16; c < count; c += 16)
-                for (int64_t e = 0; e < 16; e++) low[e] = far[c + e] < low[e] ? far[c + e] : low[e];
-            least = low[0];
-            for (int64_t e = 1; e < 16; e++) least = low[e] < least ? low[e] : least;
-            while (far[best] > least) best++;
-            out[i * m + j] = (uint8_t)best;
         }
 }
 
