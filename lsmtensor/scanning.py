@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from .errors import InvalidArgumentError, SchemaError
 from .lsm.ahead import ahead
+from .lsm.points import some
 from .lsm.state import View
 from .metrics import count
 from .search.where import check_where, indexed
 
+SHORT = 1024  # rows of a range that are gathered at once
 GATHER = 16384  # rows found by an index that are fetched at once
 
 
@@ -52,6 +54,15 @@ def scanned(view: View, schema: pa.Schema, where: Any, start: Any, stop: Any, re
             table = filtered(table, where, view).select(names)
         if table.num_rows:
             yield table if table.schema.equals(schema) else table.cast(schema)
+
+
+def short_scan(view: View, schema: pa.Schema, start: Any, stop: Any, reverse: bool, limit: int | None) -> pa.Table | None:
+    """A few rows of a range at once; None where they are many, or not to be had so."""
+    wanted = SHORT + 1 if limit is None else limit
+    if not view.compiled or wanted > SHORT + 1 or (limit is None and (start is None or stop is None)):
+        return None
+    found = some(view.table, view.version, bound(view, start), bound(view, stop), schema, wanted, reverse)
+    return None if found is None or (limit is None and found.num_rows > SHORT) else found
 
 
 def filtered(table: pa.Table, where: Any, view: View) -> pa.Table:

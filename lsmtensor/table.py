@@ -22,10 +22,11 @@ from .lsm import keyspace, short
 from .lsm.commit import physical_batch
 from .lsm.merge import Window, rebatch
 from .lsm.past import history_of, oldest_of
+from .lsm.points import many
 from .lsm.state import View
 from .lsm.tree import Head, Tree, Write
 from .lsm.unique import guarded
-from .scanning import bound, columns_of, limited, project, scanned
+from .scanning import bound, columns_of, limited, project, scanned, short_scan
 from .schema import Schema
 from .search.dense import search_view
 from .sstable.coded import rounded
@@ -94,6 +95,9 @@ class TableView:
         schema = project(view, columns)
         sought = view.table.codec.encode(view.table.schema.keys(keys))
         self._reading(sought)
+        found = many(view.table, view.version, sought, schema, missing == "skip") if view.compiled else None
+        if found is not None:
+            return found
         owner, row = view.locate(sought)
         if missing == "skip":
             there = owner >= 0
@@ -127,7 +131,8 @@ class TableView:
         view = self._view()
         schema = project(view, columns)
         self._reading(None, bound(view, start), bound(view, stop))
-        tables = scanned(view, schema, where, start, stop, reverse)
+        few = short_scan(view, schema, start, stop, reverse, limit) if where is None else None
+        tables = scanned(view, schema, where, start, stop, reverse) if few is None else iter([few])
         return pa.RecordBatchReader.from_batches(schema, limited(rebatch(tables, batch_rows), limit))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -259,13 +264,8 @@ class Table(TableView, Alterable):
 
     def get(self, key: Any) -> dict[str, Any] | None:
         """The row as a dict, tensor columns as numpy arrays; None where there is none. O(log n) a run."""
-        tree = self._tree
-        table = tree.state.tables.get(self._id)
-        if table is None or tree.closed or not table.short:
-            return self._view().get(key)
-        # a state older than the version is as good: what is newer than the state came while we looked
-        found: dict[str, Any] | None = table.points.get(key, tree.visible)
-        return found
+        found: dict[str, Any] | None = self._tree.read_row(self._id, key)
+        return self._view().get(key) if found is NotImplemented else found
 
     # -- writes ----------------------------------------------------------------------------------
 

@@ -180,7 +180,7 @@ class Transaction:
         """The answer of `commit`, or None where the row must go the long way."""
         assert self._one is not None
         table_id, key, payload = self._one
-        made = short.begin(self._tree, table_id, self._state.tables[table_id].format, payload, since=(key, self.version))
+        made = self._tree.write_row(table_id, self._state.tables[table_id].format, payload, short.unchanged(key, self.version))
         if made is None:
             return None
         return short.finish(self._tree, *made) if wait else short.later(self._tree, *made)

@@ -238,9 +238,70 @@ def test_a_database_by_single_rows(case, kind, on_kit, tmp_path):
     many = table.get_many(asked, missing="null").select([n for n in schema.names if n not in names]).to_pylist()
     for key, row in zip(asked, many, strict=True):
         assert _same({n: v for n, v in row.items() if n != "v"}, {n: model.get(key, {}).get(n) for n in row if n != "v"})
-    for snap, _ in held:
+    for snap, then in [(db.snapshot(), model), *held]:
+        for _ in range(30):
+            low, high = sorted((key_of(luck.randrange(70)), key_of(luck.randrange(70))))
+            low, high = luck.choice([low, None]), luck.choice([high, None])
+            limit, reverse = luck.choice([None, 0, 1, 3, 50]), luck.random() < 0.5
+            keys = sorted((k for k in then if (low is None or k >= low) and (high is None or k < high)), reverse=reverse)[:limit]
+            rows_ = snap["t"].scan(start=low, stop=high, limit=limit, reverse=reverse).read_all()
+            assert [tuple(r[n] for n in names) for r in rows_.select(list(names)).to_pylist()] == [k if len(names) > 1 else (k,) for k in keys]
+            rows_.validate(full=True)
+            for batch in rows_.to_batches():
+                for i in range(0, batch.num_rows, 7):
+                    row = schema.row(batch, i)
+                    assert _same(row, then[tuple(row[n] for n in names) if len(names) > 1 else row[names[0]]])
         snap.close()
     db.close()
+
+
+KEYS = {
+    "ints": lambda luck: luck.randrange(-500, 500),
+    "few": lambda luck: luck.choice([-(2**63), 2**63 - 1, 0]),
+    "random": lambda luck: luck.randbytes(16),
+    "of every length": lambda luck: luck.randbytes(luck.randrange(4)),
+    "shared": lambda luck: b"a prefix that is shared" + luck.randbytes(luck.randrange(3)),
+    "shared by parts": lambda luck: luck.choice([b"one tenant", b"two tenants", b"two"]) + b"%05d" % luck.randrange(400),
+    "zeros": lambda luck: bytes(luck.randrange(20)),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_in_files(kind, on_kit, tmp_path):
+    """Every way to ask for keys that are there and for those that are not, over files of many rows and versions."""
+    luck = random.Random(kind)
+    make = KEYS[kind]
+    first = make(luck)
+    schema = lt.Schema([lt.Column("k", pa.int64() if isinstance(first, int) else pa.binary()), lt.Column("n", pa.int32())], primary_key="k")
+    model = {}
+    with lt.open(str(tmp_path / "x.lsm"), config=RunConfig(background=False).with_set("wal.sync=none", "sstable.batch_rows=50", "compaction.policy=none")) as db:
+        table = db.create_table("t", schema, history="forever")
+        for step in range(4):
+            rows_ = {make(luck): luck.randrange(1000) for _ in range(300)}
+            if step == 3:
+                for k, n in rows_.items():
+                    table.put(k, {"n": n})  # these stay in memory
+            else:
+                table.upsert({"k": list(rows_), "n": list(rows_.values())})
+                db.flush()
+            model |= rows_
+            gone = luck.sample(sorted(model), min(20, len(model)))
+            table.delete(gone)
+            for k in gone:
+                del model[k]
+        asked = [make(luck) for _ in range(200)] + list(model)
+        if kind != "ints" and kind != "few":
+            asked += [k[:-1] for k in model] + [k + b"\0" for k in model] + [b"", b"\xff" * 30]
+        luck.shuffle(asked)
+        assert [(r := table.get(k)) and r["n"] for k in asked] == [model.get(k) for k in asked]
+        assert table.get_many(asked, missing="null").column("n").to_pylist() == [model.get(k) for k in asked]
+        assert table.get_many(asked).column("k").to_pylist() == [k for k in asked if k in model]
+        for low, high in [(asked[i], asked[i + 1]) for i in range(60)]:
+            wanted = sorted(k for k in model if low <= k < high)
+            for reverse in (False, True):
+                found = table.scan(["k"], start=low, stop=high, limit=5, reverse=reverse).read_all().column("k").to_pylist()
+                assert found == (wanted[::-1] if reverse else wanted)[:5]
+            assert table.scan(["k"], start=low, stop=high).read_all().column("k").to_pylist() == wanted
 
 
 def test_wrong_rows_say_what_is_wrong(tmp_path):

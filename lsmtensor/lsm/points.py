@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from .. import rows
+from ..arrowbytes import binary_parts
 from ..arrowtake import one_chunk
 from ..convert import row_value
-from ..rows.columns import lanes_of
+from ..rows.columns import array_of, lanes_of
 from ..schema import Schema
 from ..sstable.points import file_rows
 from ..sstable.reader import TableReader
 from . import keyspace
+from .keyspace import Key
 from .source import MemSource, RunSource, Source
 
 if TYPE_CHECKING:
@@ -34,6 +37,28 @@ def points_of(table: TableVersion) -> tuple[Any, list[Source]]:
     return kit.Points(table.format, table.codec.scalar, known), ordered
 
 
+def many(table: TableVersion, version: int, keys: pa.Array, schema: pa.Schema, skip: bool) -> pa.Table | None:
+    """The rows of encoded keys in the order asked, absent ones left out or nulls; None where the compiled pass cannot answer."""
+    wanted = [table.schema.names.index(n) for n in schema.names]
+    sought = (keys.to_numpy(), None) if keyspace.is_int(keys) else binary_parts(keys)
+    return _table(table, schema, wanted, table.points.many(*sought, version, wanted, skip))
+
+
+def some(table: TableVersion, version: int, start: Key | None, stop: Key | None, schema: pa.Schema, limit: int, reverse: bool) -> pa.Table | None:
+    """The first ``limit`` rows in a range of encoded keys, in their order; None where the compiled pass cannot answer."""
+    wanted = [table.schema.names.index(n) for n in schema.names]
+    return _table(table, schema, wanted, table.points.some(start, stop, version, limit, reverse, wanted))
+
+
+def _table(table: TableVersion, schema: pa.Schema, wanted: list[int], found: tuple[int, list[Any]] | None) -> pa.Table | None:
+    if found is None:
+        return None
+    n, buffers = found
+    columns = table.format.columns
+    arrays = [array_of(f.type, columns[at][1], n, *parts) for f, at, parts in zip(schema, wanted, buffers, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 class MemPoints:
     """A memtable by key. ``table`` is its rows for the compiled lookup, None for kinds that have an index of their own."""
 
@@ -41,7 +66,7 @@ class MemPoints:
         self._memtable, self._source, self._schema, self._kit = source.memtable, source, schema, kit
         self.table = self._memtable.store if getattr(self._memtable, "indexed", False) and isinstance(self._memtable.store, kit.RowTable) else None
         self.fill: Any = getattr(self._memtable, "fill", None)
-        self._readers: dict[int, tuple[pa.RecordBatch, Any]] = {}
+        self._readers: tuple[Any, list[int], list[Any], dict[int, Any]] = (None, [], [], {})
 
     def points(self) -> bool:
         return False
@@ -53,26 +78,40 @@ class MemPoints:
         seq, op, row, made = found
         return seq, op, lambda: self.batch_row(row) if made is None else made
 
+    def batches(self) -> tuple[list[int], list[Any]]:
+        """(the first row of each batch, the batches by row) of the rows that came in batches."""
+        view = self._memtable.settled
+        if self._readers[0] is not view:
+            known = self._readers[3]
+            pairs = {id(b): known.get(id(b)) or (b, self._reader(b)) for b in view.batches}
+            self._readers = view, view.starts.tolist(), [reader for _, reader in pairs.values()], pairs
+        return self._readers[1:3]
+
     def batch_row(self, row: int) -> dict[str, Any]:
         """A row by number, from the batch that it is in."""
-        view = self._memtable.view()
-        at = int(np.searchsorted(view.starts, row, "right")) - 1
-        batch, row = view.batches[at], row - int(view.starts[at])
-        kept = self._readers.get(id(batch))
-        if kept is None:
-            if len(self._readers) > 2 * len(view.batches):
-                self._readers.clear()  # batches were joined since
-            kept = self._readers[id(batch)] = (batch, self._reader(batch))
-        made: dict[str, Any] = kept[1](row)
+        starts, readers = self.batches()
+        at = bisect_right(starts, row) - 1
+        made: dict[str, Any] = readers[at].row(row - starts[at])
         return made
 
-    def _reader(self, batch: pa.RecordBatch) -> Callable[[int], dict[str, Any]]:
+    def _reader(self, batch: pa.RecordBatch) -> Any:
         columns = [(c.name, c.type, batch.column(c.name)) for c in self._schema.columns]
         if not hasattr(self._kit, "BatchRows"):
-            return lambda row: self._schema.row(batch, row)
+            return _Plain(self._schema, batch)
         lanes = lanes_of(columns, lambda name, kind: lambda row: row_value(batch.column(name), row, kind))
-        reader: Callable[[int], dict[str, Any]] = self._kit.BatchRows(batch.num_rows, (True, 0, 0, 0), 0, 0, lanes, None, batch).row
-        return reader
+        return self._kit.BatchRows(batch.num_rows, (True, 0, 0, 0), 0, 0, lanes, None, batch)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What `BatchRows` is to a memtable, without a compiler."""
+
+    schema: Schema
+    batch: pa.RecordBatch
+
+    def row(self, row: int) -> dict[str, Any]:
+        made: dict[str, Any] = self.schema.row(self.batch, row)
+        return made
 
 
 class RunPoints:

@@ -122,7 +122,7 @@ def replay_record(
     tree.logged = max(tree.logged, record.version)
     tree.clock_floor(record.time_ns)
     if record.version > tree.manifest.layout.version:
-        tree.note_time((record.version, record.time_ns))
+        tree.note_time(record.version, record.time_ns)
     if record.kind == ROWS:
         old = short.replay(tree, declared, record.payload, record.version, path=name, offset=record.offset)
         change = commits.Commit(parts=old)

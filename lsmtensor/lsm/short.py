@@ -6,6 +6,7 @@ that is not plain (a value to convert, a table with rules) is not taken, and goe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from .. import rows
 from ..errors import ConflictError, CorruptionError
-from ..rows.columns import declared, format_of_arrow, read_head, to_batch, undeclared
+from ..rows.columns import format_of_arrow, read_head, to_batch, undeclared
 
 if TYPE_CHECKING:
     from .state import TableVersion
@@ -24,7 +25,7 @@ Packed = tuple[Any, bytes]  # a row format, and the payload that it made
 
 def pack(table: TableVersion, key: Any, row: dict[str, Any] | None, op: int = 1) -> bytes | None:
     """The payload of a row, or of the delete of one; None where it must go the long way."""
-    if not table.short:
+    if not table.short_writes:
         return None
     if table.codec.stored:
         names = table.codec.names
@@ -53,7 +54,7 @@ def put(tree: Tree, table_id: int, key: Any, row: dict[str, Any] | None) -> int 
     payload = table.packer(key, row) if table.packer is not None else pack(table, key, row)
     if payload is None:
         return None
-    made = begin(tree, table_id, table.format, payload)
+    made = tree.write_row(table_id, table.format, payload)
     if made is None:
         return None
     version, log, place = made
@@ -63,47 +64,25 @@ def put(tree: Tree, table_id: int, key: Any, row: dict[str, Any] | None) -> int 
 def delete(tree: Tree, table_id: int, key: Any) -> int | None:
     """Commit the delete of one key; where it has no row nothing is written."""
     table = tree.state.tables.get(table_id)
-    payload = None if table is None else pack(table, key, None, 0)
+    payload = None if table is None or not table.short else pack(table, key, None, 0)
     if table is None or payload is None:
         return None
-    made = begin(tree, table_id, table.format, payload, only_if=key)
+    made = tree.write_row(table_id, table.format, payload, lambda now: bool(now.points.has(key, tree.logged)))
     return None if made is None else finish(tree, *made)
 
 
-def begin(tree: Tree, table_id: int, format: Any, payload: bytes, only_if: Any = None, since: tuple[Any, int] | None = None) -> tuple[int, Any, int] | None:
-    """Log a row and show it to later commits: (version, log, place in it), place 0 where there is nothing to wait for.
+def unchanged(key: int | bytes, since: int) -> Callable[[TableVersion], bool]:
+    """Raises `ConflictError` where an encoded key has a version newer than the one at which a transaction began."""
 
-    ``only_if`` is a key that must have a row. ``since`` is (encoded key, version) of a transaction: `ConflictError` where the
-    key has a newer version. None where the table is another by now.
-    """
-    if not tree.calm:
-        tree.check_writable()
-        tree.make_room()
-    with tree.writing:
-        table = tree.state.tables.get(table_id)
-        if table is None or table.format is not format or not table.short or tree.closed:
-            return None
-        if only_if is not None and not table.points.has(only_if, tree.logged):
-            return tree.logged, tree.log, 0
-        if since is not None and table.points.newest(since[0]) > since[1]:
+    def check(table: TableVersion) -> bool:
+        if table.points.newest(key) > since:
             raise ConflictError(
-                f"key {table.codec.key_of(since[0])!r} of table {table.state.name!r}, written by this transaction, was changed after "
-                f"version {since[1]}, where it began; begin again (db.transact() does)"
+                f"key {table.codec.key_of(key)!r} of table {table.state.name!r}, written by this transaction, was changed after "
+                f"version {since}, where it began; begin again (db.transact() does)"
             )
-        log, version, now = tree.log, tree.logged + 1, tree.commit_time()
-        if format in log.declared:
-            place = log.append_rows(version, now, payload)
-        else:
-            place = log.append_rows(version, now, declared(payload, table.physical))
-            log.declared.add(format)
-        held = table.mems[0].memtable.append(format, payload, version)
-        tree.note_time((version, now))
-        tree.logged = version
-        if not log.waits:
-            tree.visible, place = version, 0
-        if held > tree.memtable_limit or log.size > tree.log_limit:
-            tree.turn_over(held > tree.memtable_limit)
-    return version, log, place
+        return True
+
+    return check
 
 
 def finish(tree: Tree, version: int, log: Any, place: int) -> int:

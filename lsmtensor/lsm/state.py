@@ -15,7 +15,7 @@ from ..arrowbytes import binary_parts
 from ..arrowtake import one_chunk
 from ..keys import KeyCodec, physical_schema
 from ..metrics import counting
-from ..rows.columns import format_of
+from ..rows.columns import declared, format_of
 from ..schema import Schema
 from . import keyspace
 from .columns import GONE
@@ -26,7 +26,6 @@ from .merge import Batches, Window, visible_at, windows
 from .points import points_of
 from .source import MemSource, RunSource, Source, gather, locate
 
-KEYS_AT_ONCE = 16384  # sought in one go, without giving other threads their turn
 PLAIN_OPTIONS = frozenset({"history", "compaction"})  # what asks nothing of a single row
 
 
@@ -129,9 +128,18 @@ class TableVersion:
         return self.shape.plain and PLAIN_OPTIONS.issuperset(self.state.options)
 
     @cached_property
+    def short_writes(self) -> bool:
+        """Whether single rows may be written so: those that expire do it as they are read."""
+        return self.shape.plain and (PLAIN_OPTIONS | {"ttl"}).issuperset(self.state.options)
+
+    def declared(self, payload: bytes) -> bytes:
+        """The payload of a row with the schema in it, as the first one in a log has it."""
+        return declared(payload, self.physical)
+
+    @cached_property
     def packer(self) -> Any:
         """The format's ``pack`` where single rows go the short way and their key is one column; else None."""
-        return self.shape.format.pack if self.short and not self.codec.stored else None
+        return self.shape.format.pack if self.short_writes and not self.codec.stored else None
 
     @cached_property
     def points(self) -> Any:
@@ -143,21 +151,14 @@ class TableVersion:
         return points_of(self)
 
     def locate(self, keys: pa.Array, version: int, sources: list[Source]) -> tuple[np.ndarray, np.ndarray] | None:
-        """`source.locate` in one compiled pass, a slice of keys at a time; None where a source is one that only Arrow reads."""
+        """`source.locate` in one compiled pass; None where a source is one that only Arrow reads."""
         points, ordered = self._points
-        owners, numbers = [], []
-        for at in range(0, len(keys), KEYS_AT_ONCE):
-            part = keys.slice(at, KEYS_AT_ONCE)
-            found = points.locate(*((part.to_numpy(), None) if keyspace.is_int(part) else binary_parts(part)), version)
-            if found is None:
-                return None
-            owners.append(found[0])
-            numbers.append(found[1])
-        if not owners:
+        found = points.locate(*((keys.to_numpy(), None) if keyspace.is_int(keys) else binary_parts(keys)), version)
+        if found is None:
             return None
         # an empty memtable is no source of a view; none of its rows is found
         places = np.array([*(sources.index(s) if s in sources else -1 for s in ordered), -1])
-        return places[np.concatenate(owners)], np.concatenate(numbers)
+        return places[found[0]], found[1]
 
     def sources(self) -> list[Source]:
         """Every source, newest interval of versions first; empty memtables left out."""
@@ -219,9 +220,14 @@ class View:
             return bool(self.table.points.has(key, self.version))
         return bool(self.locate(keyspace.one(self.table.codec.scalar(key)))[0][0] >= 0)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled passes may be asked: nothing but the sources says what is there, and nobody counts."""
+        return self.overlay is None and self.table.short and not counting()
+
     def locate(self, keys: pa.Array) -> tuple[Any, Any]:
         """(source, row) per encoded key; -1 where no row is visible."""
-        if self.overlay is None and self.table.short and not counting():  # the compiled pass counts nothing
+        if self.compiled:
             found = self.table.locate(keys, self.version, self.sources)
             if found is not None:
                 return found

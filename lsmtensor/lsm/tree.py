@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from .. import memtable as memtables
+from .. import rows
 from ..cache import for_limit
 from ..config import RunConfig
 from ..env.base import Env
@@ -43,7 +44,13 @@ Head = Callable[[int], View]
 MAX_SEALED = 4
 
 
-class Tree:
+if TYPE_CHECKING:
+    from ..rows.committing import Commits
+else:
+    Commits = rows.kit().Commits
+
+
+class Tree(Commits):
     """One open database folder, below the public handles."""
 
     def __init__(self, env: Env, path: str, config: RunConfig, manifest: Manifest, *, read_only: bool) -> None:
@@ -60,9 +67,8 @@ class Tree:
         self.logged = self.visible = manifest.layout.version
         self.closed, self.cache = False, for_limit(config.memory_limit)
         self.compaction_paused = self.warned_of_leak = False
-        self.calm = False  # nothing stands in the way of a write; looked at again when the state changes
-        self._level0, self._times = 0, array("q")  # version, commit time, version, …
-        self.note_time = self._times.extend
+        self.calm = False
+        self._level0, self._times = 0, array("q")
         self.syncer, self.events = Syncer(self.show), Events(env.clock)
         # what `now` gave last, and the last commit: each rises under its own lock, above the other
         self._time = self._commit_time = manifest.layout.time_ns
@@ -223,7 +229,7 @@ class Tree:
     def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
         writer = self.log
         ticket = writer.append(version, now, 1, payload)
-        self.note_time((version, now))
+        self.note_time(version, now)
         return writer, ticket
 
     def show(self, version: int) -> None:
@@ -236,12 +242,6 @@ class Tree:
         with self._publish:
             self._time = max(self.env.clock.time_ns(), self._time + 1, self._commit_time + 1)
             return self._time
-
-    def commit_time(self) -> int:
-        """What the next commit bears, later than all before it; the caller holds the writer lock."""
-        time, last = self._clock(), self._commit_time if self._commit_time > self._time else self._time
-        self._commit_time = time = time if time > last else last + 1
-        return time
 
     def times(self) -> tuple[tuple[int, int], ...]:
         """(version, commit time in ns), rising: what the layout remembers, and every commit since its last edit."""
@@ -397,7 +397,7 @@ class Tree:
     def next_version(self) -> int:
         """Of a commit that is a layout edit; the caller holds the writer lock."""
         self.logged += 1
-        self.note_time((self.logged, self.commit_time()))
+        self.note_time(self.logged, self.commit_time())
         return self.logged
 
     def forget(self, files: list[TableFile]) -> None:

@@ -112,7 +112,7 @@ class Memtable(ABC):
         self._view = View(physical, KEY_TYPES[key_kind])
         # every row by number, the compact ones whole; those at and after `_view.rows` are compact and in no batch yet
         self.store: Any = rows.kit().RowTable()
-        self._batch_bytes = 0
+        self.batch_bytes = 0  # of rows that came in batches
         self._growing = threading.Lock()
         # the commits and the row counts after each; appended to only, `_ends` first, so that a reader finds its pair
         self._versions: list[int] = []
@@ -137,7 +137,7 @@ class Memtable(ABC):
             return
         with self._growing:
             self._settle()
-            self._batch_bytes += batch.nbytes + keys.nbytes
+            self.batch_bytes += batch.nbytes + keys.nbytes
             self._extend(batch, keys, [version], [self._view.rows + count])
             # after the view: who finds rows without a key there looks for it in the view
             self.store.skip(count, version)
@@ -147,7 +147,7 @@ class Memtable(ABC):
         from a file: `ValueError` for rows that are not of the format, and none of them is to be used."""
         store = self.store
         store.append(format, payload, version, check)
-        return self._batch_bytes + store.nbytes  # type: ignore[no-any-return]
+        return self.batch_bytes + store.nbytes  # type: ignore[no-any-return]
 
     def _extend(self, batch: pa.RecordBatch, keys: pa.Array, versions: list[int], ends: list[int]) -> None:
         """Another batch of rows in the view; the caller holds the lock."""
@@ -183,6 +183,11 @@ class Memtable(ABC):
         return self._view
 
     @property
+    def settled(self) -> View:
+        """The rows that are in batches by now: at least those that came in batches."""
+        return self._view
+
+    @property
     def rows(self) -> int:
         """Rows added, superseded ones and deletes included."""
         return int(self.store.rows)
@@ -190,7 +195,7 @@ class Memtable(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes of rows and keys as they came; the index over them is not counted."""
-        return int(self._batch_bytes + self.store.nbytes)
+        return int(self.batch_bytes + self.store.nbytes)
 
     @property
     def min_seq(self) -> int:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..dtypes import DTYPES, TensorType, numpy_dtype, of_arrow
 from ..env.checksum import crc32c
 from ..keys import KeyCodec
-from ..schema import Schema
+from ..schema import Schema, nulls
 from .plain import BOOL, BYTES, FLOAT, HEAD, INT, OTHER, TENSOR, TEXT, UINT
 
 _HEAD = struct.Struct("<IIII")
@@ -43,7 +43,7 @@ def undeclared(payload: memoryview, schema_bytes: int) -> bytes:
 
 
 def code_of(kind: Any) -> tuple[int, int, Any]:
-    """(code, bytes of a value, (dtype, shape) of a tensor) of an Arrow type or one of ours."""
+    """(code, bytes of a value (of text and bytes: of Arrow's offset to one), (dtype, shape) of a tensor) of an Arrow type or one of ours."""
     t = pa.types
     if isinstance(kind, TensorType):
         stored, per = DTYPES[kind.dtype]
@@ -61,9 +61,9 @@ def code_of(kind: Any) -> tuple[int, int, Any]:
     elif t.is_float32(kind) or t.is_float64(kind):
         return FLOAT, kind.bit_width // 8, None
     elif t.is_string(kind) or t.is_large_string(kind):
-        return TEXT, 0, None
+        return TEXT, 8 if t.is_large_string(kind) else 4, None
     elif t.is_binary(kind) or t.is_large_binary(kind):
-        return BYTES, 0, None
+        return BYTES, 8 if t.is_large_binary(kind) else 4, None
     return OTHER, 0, None
 
 
@@ -85,7 +85,7 @@ def _format(kit: Any, physical: pa.Schema, codec: KeyCodec, table_id: int, kinds
     columns = []
     for name in names:
         if name == "_key":
-            columns.append((name, BYTES, 0, False, False, None))
+            columns.append((name, BYTES, 4, False, False, None))
         else:
             code, width, extra = kinds.get(name, (OTHER, 0, None))
             columns.append((name, code, width, name not in never_null, True, extra))
@@ -99,7 +99,7 @@ def to_batch(table: Any, start: int, stop: int, physical: pa.Schema, key_kind: s
     columns, seqs, ops = table.columns(start, stop)
     format, n, made = table.format, stop - start, []
     for (name, code, _, _, _, _), parts in zip(format.columns, columns, strict=True):
-        made.append(_array(physical.field(name).type, code, n, *parts))
+        made.append(array_of(physical.field(name).type, code, n, *parts))
     schema = pa.schema([physical.field(f.name) for f in physical if f.name not in SYSTEM] + [physical.field(n) for n in SYSTEM])
     batch = pa.RecordBatch.from_arrays([*made, pa.array(seqs), pa.array(ops)], schema=schema)
     key = made[format.key_at]
@@ -108,23 +108,19 @@ def to_batch(table: Any, start: int, stop: int, physical: pa.Schema, key_kind: s
     return batch, key if pa.types.is_binary(key.type) else key.cast(pa.binary())
 
 
-def _array(kind: pa.DataType, code: int, n: int, present: np.ndarray, offsets: np.ndarray | None, data: np.ndarray) -> pa.Array:
+def array_of(kind: pa.DataType, code: int, n: int, valid: np.ndarray | None, offsets: np.ndarray | None, data: np.ndarray) -> pa.Array:
+    """An Arrow array over buffers that the kit made."""
     if code == OTHER:
-        storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        nulls = pa.nulls(n, storage)
-        return pa.ExtensionArray.from_storage(kind, nulls) if storage is not kind else nulls
-    valid = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+        return nulls(n, kind)
+    bits = None if valid is None else pa.py_buffer(valid)
     if code == TENSOR:
         storage = kind.storage_type
         values = pa.Array.from_buffers(storage.value_type, n * storage.list_size, [None, pa.py_buffer(data)])
-        made = pa.Array.from_buffers(storage, n, [valid], children=[values])
+        made = pa.Array.from_buffers(storage, n, [bits], children=[values])
         return pa.ExtensionArray.from_storage(kind, made)
-    if code == BOOL:
-        data = np.packbits(data, bitorder="little")
-    buffers = [valid, pa.py_buffer(data)]
+    buffers = [bits, pa.py_buffer(data)]
     if offsets is not None:
-        large = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
-        buffers.insert(1, pa.py_buffer(offsets if large else offsets.astype(np.int32)))
+        buffers.insert(1, pa.py_buffer(offsets))
     return pa.Array.from_buffers(kind, n, buffers)
 
 
@@ -156,7 +152,7 @@ def _lane(name: str, kind: Any, array: pa.Array) -> Lane | None:
     buffers = array.buffers()
     valid = _address(buffers[0], first + n, 8)
     if code in (TEXT, BYTES):
-        wide = 8 if pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type) else 4
+        wide = code_of(array.type)[1]
         offsets, data = buffers[1], buffers[2]
         if offsets is None or offsets.size < (first + n + 1) * wide:
             return None

@@ -16,27 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from ..env.checksum import crc32c
 from ..errors import CorruptionError
+from .committing import Commits, LogEnd, log_record
 
 BOOL, INT, UINT, FLOAT, TEXT, BYTES, TENSOR, OTHER = range(1, 9)
 HEAD = 16
 PACKED_LIMIT = 1 << 20
 _ROW = struct.Struct("<IIB3x")
-_FRAME = struct.Struct("<4sQQqQB3xI")
 _SIZE = struct.Struct("<I")
 
-# (name, code, bytes of a fixed value, may be null, is shown to the user, (dtype, shape) of a tensor)
+# (name, code, bytes of a fixed value or of Arrow's offset to one, may be null, is shown to the user, (dtype, shape) of a tensor)
 ColumnInfo = tuple[str, int, int, bool, bool, Any]
 Key = int | bytes
-
-
-def log_record(number: int, offset: int, version: int, time_ns: int, kind: int, synced: int, payload: bytes) -> bytes:
-    """A log record (docs/format-wal.md) as one piece of bytes: for payloads small enough to copy."""
-    padded = payload + bytes(-len(payload) % 8)
-    body = _FRAME.pack(b"LTWR", len(payload), version, time_ns, synced, kind, crc32c(padded))
-    crc: int = crc32c(body, crc32c(struct.pack("<QQ", number, offset)))
-    return _SIZE.pack(crc) + body + padded
 
 
 class RowFormat:
@@ -276,9 +267,9 @@ class RowTable:
         seq, op, data = self._found[row]
         return seq, op, row, self.format.row(data) if self.format is not None and data is not None and op else None
 
-    def columns(self, start: int, stop: int) -> tuple[list[tuple[np.ndarray, np.ndarray | None, np.ndarray]], np.ndarray, np.ndarray]:
-        """Rows [start, stop), all compact, column by column: (present uint8 (n), offsets int64 (n + 1) or None, data uint8);
-        then their versions uint64 (n) and operations uint8 (n)."""
+    def columns(self, start: int, stop: int) -> tuple[list[tuple[np.ndarray | None, np.ndarray | None, np.ndarray]], np.ndarray, np.ndarray]:
+        """Rows [start, stop), all compact, column by column: (validity uint8 or None, offsets (n + 1) or None, data uint8), Arrow's
+        buffers; then their versions uint64 (n) and operations uint8 (n)."""
         assert self.format is not None
         rows, columns = self._found[start:stop], []
         values = []
@@ -290,14 +281,16 @@ class RowTable:
             values[-1][self.format.key_at] = data[_ROW.size : _ROW.size + key_size]
         for i, (_, code, width, _, _, _) in enumerate(self.format.columns):
             mine = [v[i] for v in values]
-            present = np.array([v is not None for v in mine], np.uint8)
+            present = np.array([v is not None for v in mine], bool)
+            valid = None if present.all() else np.packbits(present, bitorder="little")
             offsets = None
             if code in (TEXT, BYTES):
-                offsets = np.cumsum([0, *(len(v or b"") for v in mine)], dtype=np.int64)
+                offsets = np.cumsum([0, *(len(v or b"") for v in mine)], dtype=np.int32 if width == 4 else np.int64)
                 data = b"".join(v or b"" for v in mine)
             else:
                 data = b"".join(bytes(width) if v is None else v[:width] for v in mine)
-            columns.append((present, offsets, np.frombuffer(data, np.uint8)))
+            made = np.frombuffer(data, np.uint8)
+            columns.append((valid, offsets, np.packbits(made, bitorder="little") if code == BOOL else made))
         return columns, np.array([seq for seq, _, _ in rows], np.uint64), np.array([op for _, op, _ in rows], np.uint8)
 
 
@@ -344,5 +337,16 @@ class Points:
         """None: many keys are sought through Arrow here. The compiled module answers (source, row number) of each."""
         return None
 
+    def many(self, keys: np.ndarray, offsets: np.ndarray | None, snapshot: int, wanted: list[int], skip: bool) -> None:
+        """None, for the same reason. The compiled module answers the rows and Arrow's buffers of the columns ``wanted``."""
+        return None
+
+    def some(self, start: Key | None, stop: Key | None, snapshot: int, limit: int, reverse: bool, wanted: list[int]) -> None:
+        """None, likewise: the first rows in a range of keys."""
+        return None
+
     def _find(self, key: Key, snapshot: int) -> Any:
         return next((found for source in self._sources if (found := source.lookup(key, snapshot)) is not None), None)
+
+
+__all__ = ["Commits", "LogEnd", "Points", "RowFormat", "RowTable", "distinct", "log_record"]

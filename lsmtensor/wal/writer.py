@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import rows
 from ..env.base import Env
@@ -15,7 +15,13 @@ from .sync import sync_mode
 BUFFER_BYTES = 1 << 20  # what mode `buffered` holds at most before it hands over
 
 
-class WalWriter:
+if TYPE_CHECKING:
+    from ..rows.committing import LogEnd
+else:
+    LogEnd = rows.kit().LogEnd
+
+
+class WalWriter(LogEnd):
     """One log, from its first byte to its end record. Every method may be called from any thread.
 
     ``append`` gives a ticket (the record's end offset), ``wait(ticket)`` returns when that record is as
@@ -31,19 +37,17 @@ class WalWriter:
         self.path, self.number, self.mode = path, number, sync_mode(sync)
         self._file = env.create(path, kind="wal", cause="commit")
         self._changed = threading.Condition()
-        self._held: list[Any] = []
+        self._held = []
         self._syncing = self._closed = False
-        self._torn: BaseException | None = None
-        self._lost: BaseException | None = None
+        self._torn = self._lost = None
         self._timer: threading.Timer | None = None
-        # offsets: `_end` of the last record, `_written` to the system, `_synced` to the disk
         self._end = self._written = self._synced = 0
-        self._last = (0, 0)
+        self._last_version = self._last_time = 0
+        self.kind = ROWS
         self.waits = self.mode.name == "group"  # only there `wait` has something to wait for
         self._always, self._timed, self._buffered = self.mode.name == "every", self.mode.ms > 0, self.mode.name == "buffered"
-        self._plain = not self._always and not self._timed  # a record is written and that is all; as long as writing works
-        self._log_record = rows.kit().log_record
-        self.declared: set[Any] = set()  # what the log's owner noted of it: the row formats whose schema it holds
+        self._plain = not self._always and not self._timed  # as long as writing works
+        self.declared = set()
         try:
             self._hold([encode_header(number, owner)], HEADER_BYTES)
             self.sync()
@@ -79,18 +83,11 @@ class WalWriter:
 
         The caller keeps others from appending meanwhile, so that modes which hold nothing back need no lock.
         """
-        if not self._plain or self._held or self._syncing or self._lost is not None:
-            return self.append(version, time_ns, ROWS, [payload])
-        end = self._end
-        record = self._log_record(self.number, end, version, time_ns, ROWS, self._synced, payload)
-        try:
-            self._file.write(record)
-        except BaseException as why:
-            self._torn, self._plain = _kept(why), False
-            raise
-        self._last = (version, time_ns)
-        self._end = self._written = end + len(record)
-        return self._end
+        return self._end if self._extend(version, time_ns, payload) else self.append(version, time_ns, ROWS, [payload])
+
+    def failed(self, why: BaseException) -> None:
+        """A record was not written, or half of it: no other may follow."""
+        self._torn, self._plain = _kept(why), False
 
     def _appended(self) -> int:
         ticket = self._end
@@ -137,7 +134,7 @@ class WalWriter:
                         # synced before the end record is written: that record promises everything below it
                         self._sync_to(self._end)
                         end = self._end
-                        self._append(*self._last, END, [note])
+                        self._append(self._last_version, self._last_time, END, [note])
                         self._sync_to(self._end)
                         sealed = end
                     else:
@@ -172,7 +169,7 @@ class WalWriter:
     def _append(self, version: int, time_ns: int, kind: int, payload: Sequence[Any]) -> None:
         buffers = encode_record(self.number, self._end, version, time_ns, kind, self._synced, payload)
         self._hold(buffers, sum(memoryview(b).nbytes for b in buffers))
-        self._last = (version, time_ns)
+        self._last_version, self._last_time = version, time_ns
 
     def _hold(self, buffers: list[Any], size: int) -> None:
         self._held += buffers
@@ -193,7 +190,7 @@ class WalWriter:
                 self._file.writev(held)
         except BaseException as why:
             # even an interrupt may leave half a record behind
-            self._torn, self._plain = _kept(why), False
+            self.failed(why)
             self._end = self._written
             raise
         self._written = self._end
