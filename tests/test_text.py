@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import lsmtensor as lt
 from lsmtensor.errors import InvalidArgumentError, LsmTensorError, SchemaError
-from lsmtensor.search.analyze import TextSpec
+from lsmtensor.indexes.analyze import TextSpec
 
 WORDS = ["tree", "log", "merge", "tensor", "vector", "index", "write", "read", "page", "cache", "query", "search", "Größe", "naïve", "c++", "x1"]
 

@@ -11,6 +11,7 @@ from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
 from ..registry import Registry, Spec
 from .base import VectorIndex
 from .sparse import SparseIndex
+from .text import TextIndex
 
 REGISTRY = Registry("index", __name__)
 
@@ -72,4 +73,4 @@ def load(path: str | os.PathLike[str], *, kernel: str | None = None, threads: in
 
 from .tuning import Tuned, tune  # noqa: E402 - it creates indexes
 
-__all__ = ["REGISTRY", "SparseIndex", "Tuned", "VectorIndex", "create", "from_sections", "load", "names", "tune"]
+__all__ = ["REGISTRY", "SparseIndex", "TextIndex", "Tuned", "VectorIndex", "create", "from_sections", "load", "names", "tune"]

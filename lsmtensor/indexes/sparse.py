@@ -1,8 +1,8 @@
-"""An inverted index over sparse vectors: exact inner products, or nearly so and ten times as fast.
+"""An inverted index over sparse vectors: exact inner products, or nearly so and faster.
 
-Exact: sums over posting lists, the lists that cannot lift another row among the best only asked for single rows (MaxScore: Turtle & Flood, IPM 1995).
-Nearly: of each list the heaviest postings (static pruning: Carmel et al., SIGIR 2001), of each query the heaviest terms, and the best of what they give
-scored in full from the rows themselves, as learned sparse retrieval allows (Bruch et al., SIGIR 2024).
+Lists hold what a row can gain at most in bytes; sums of them say which few rows are worth scoring from their own entries (bounds as in block-max pruning:
+Mallia, Suel & Tonellotto, SIGIR 2024; sums over dense columns). Nearly: of each query the heaviest terms alone, and the best of what they give
+scored in full, as learned sparse retrieval allows (Bruch et al., SIGIR 2024).
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError, 
 from . import container
 from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
+from .postings import PARTS, Csr, Postings, restored
 from .rows import Rows
 
 # (terms of a query, rows scored in full): the dial of `recall=`, cheapest first
 LADDER = ((4, 50), (6, 50), (8, 50), (8, 100), (12, 100), (12, 200), (20, 200), (20, 400), (32, 800), (64, 1600))
 # rows that are asked for their own nearest, by so many of their heaviest terms
 ASKED, HEAVIEST = 64, 40
-# of a list are kept for the fast way: this share of the rows, at least so many
-SHARE, KEPT = 32, 1000
 DEAD_SHARE = 0.2
-Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class SparseIndex:
     """Sparse float32 vectors of ``dim`` dimensions with integer ids; scores are inner products, larger is nearer.
 
-    Build O(entries log entries), at the first search after a change; exact search O(postings of the query's terms), the fast one O(query_cut kept
-    postings + rerank entries of a row). Memory 8 bytes an entry of the rows, 8 of the lists and 8 of what is kept of them. Any weights; 0 is no entry.
+    Lists are made at the first search after a change, O(entries). A search is O(postings of the terms looked at + rows / 32). Memory 8 bytes an entry of the
+    rows, 3 a posting of a list, a byte a row of a list of over a 16th of them. Any weights; 0 is no entry. Weights below 0, of rows or queries, are answered
+    exactly: bounds are then of magnitudes and leave more rows to score.
     """
 
-    name, version = "sparse", 1
+    name, version = "sparse", 2
 
     def __init__(self, dim: int, kernel: str | None = None) -> None:
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= 2**32:
@@ -51,7 +50,7 @@ class SparseIndex:
         self._starts, self._terms, self._weights = Rows(np.zeros(1, np.int64)), Rows(np.empty(0, np.uint32)), Rows(np.empty(0, np.float32))
         self._ids, self._alive, self._dead, self._next_id = Rows(np.empty(0, np.int64)), Rows(np.empty(0, np.uint8)), 0, 0
         self._row_of: dict[int, int] | None = None
-        self._lists: dict[str, np.ndarray] | None = None
+        self._lists: Postings | None = None
         # the rows that there were, and recall by the dial
         self._calibrated: tuple[int, list[tuple[int, int, float]]] | None = None
 
@@ -171,28 +170,9 @@ class SparseIndex:
 
     # -- lists -----------------------------------------------------------------------------------
 
-    def _inverted(self) -> dict[str, np.ndarray]:
-        """Posting lists, whole (``starts``, ``rows``, ``weights``) and of the heaviest (``kept_…``), and the ``least`` and ``most`` of each."""
+    def _inverted(self) -> Postings:
         if self._lists is None:
-            terms = self._terms.array
-            # numpy sorts 16 bits by radix
-            order = np.argsort(terms.astype(np.uint16) if self.dim <= 1 << 16 else terms, kind="stable")
-            owner = np.repeat(np.arange(len(self._ids), dtype=np.uint32), np.diff(self._starts.array))
-            starts = np.concatenate([[0], np.cumsum(np.bincount(terms, minlength=self.dim))]).astype(np.int64)
-            rows, weights = owner[order], self._weights.array[order]
-            bounds = [np.zeros(self.dim, np.float32) for _ in range(2)]
-            full = np.flatnonzero(np.diff(starts))
-            for bound, best in zip(bounds, (np.minimum, np.maximum), strict=True):
-                bound[full] = best.reduceat(weights, starts[full])
-            most, keep = max(KEPT, len(self._ids) // SHARE), np.ones(len(rows), bool)
-            for term in np.flatnonzero(np.diff(starts) > most).tolist():
-                span = slice(starts[term], starts[term + 1])
-                light = np.argpartition(-np.abs(weights[span]), most - 1)[most:]
-                keep[starts[term] + light] = False
-            self._lists = {
-                "starts": starts, "rows": rows, "weights": weights, "least": bounds[0], "most": bounds[1],
-                "kept_starts": np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)[starts], "kept_rows": rows[keep], "kept_weights": weights[keep],
-            }  # fmt: skip
+            self._lists = Postings((self._starts.array, self._terms.array, self._weights.array), self.dim, self._kernels)
         return self._lists
 
     # -- search ----------------------------------------------------------------------------------
@@ -217,62 +197,31 @@ class SparseIndex:
                 raise InvalidArgumentError(f"recall={recall} and query_cut={query_cut}, rerank={rerank}; give one of them, for recall= chooses the others")
             wanted = recall + (1 - recall) / 5
             query_cut, rerank = next(((cut, depth) for cut, depth, reached in self.calibrate() if reached >= wanted), (None, None))
-        rows, mask = self._rows(queries, "queries"), self._mask(filter)
+        rows, mask, lists = self._rows(queries, "queries"), self._mask(filter), self._inverted()
+        cut, depth = (0, 0) if query_cut is None and rerank is None else (query_cut or 8, max(rerank or 10 * int(k), int(k)))
         ids, scores = np.full((len(rows[0]) - 1, k), -1, np.int64), np.full((len(rows[0]) - 1, k), -np.inf, np.float32)
         for i, (start, stop) in enumerate(zip(rows[0], rows[0][1:], strict=False)):
-            terms, factors = rows[1][start:stop].astype(np.int64), rows[2][start:stop]
-            exact = query_cut is None and rerank is None
-            found, far = self._exact(terms, factors, int(k), mask) if exact else self._nearly(terms, factors, int(k), query_cut or 8, rerank or 10 * int(k), mask)
+            terms, factors = lists.numbered(rows[1][start:stop], rows[2][start:stop])
+            found, far = lists.search(terms, factors, int(k), mask, cut, depth)
             ids[i, : len(found)], scores[i, : len(far)] = np.where(found >= 0, self._ids.array[found], -1) if len(self._ids) else -1, far
         return (ids[0], scores[0]) if isinstance(queries, Mapping) else (ids, scores)
-
-    def _exact(self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None) -> Found:
-        made = self._inverted()
-        return self._summed(made["starts"], made["rows"], made["weights"], terms, factors, None, k, mask)
-
-    def _summed(
-        self, starts: np.ndarray, rows: np.ndarray, weights: np.ndarray, terms: np.ndarray, factors: np.ndarray, cut: int | None, k: int,
-        mask: np.ndarray | None,
-    ) -> Found:  # fmt: skip
-        made = self._inverted()
-        bounds = np.maximum(np.maximum(factors * made["most"][terms], factors * made["least"][terms]), 0)
-        # a sum that can fall again has no bound
-        if cut is None and len(terms) and (np.minimum(factors * made["most"][terms], factors * made["least"][terms]) < 0).any():
-            bounds = np.full(len(terms), np.inf, np.float32)
-        order = np.argsort(-bounds, kind="stable")[:cut]
-        found: Found = self._kernels.sparse_topk(starts, rows, weights, terms[order], factors[order], bounds[order], len(self._ids), k, mask)
-        return found
-
-    def _nearly(self, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None) -> Found:
-        made = self._inverted()
-        near = self._summed(made["kept_starts"], made["kept_rows"], made["kept_weights"], terms, factors, cut, max(k, depth), mask)[0]
-        near = np.sort(near[near >= 0])
-        if len(near) == 0:
-            return near, np.empty(0, np.float32)
-        starts, entries, weights = self._taken(near)
-        query = np.zeros(self.dim, np.float32)
-        query[terms] = factors
-        scores = np.add.reduceat(query[entries] * weights, starts[:-1])
-        best = np.argsort(-scores, kind="stable")[:k]
-        return near[best], scores[best]
 
     def calibrate(self) -> list[tuple[int, int, float]]:
         """[(query_cut, rerank, recall@10)] up to the first without a miss, by 64 rows that ask for their neighbours by their 40 heaviest terms; kept and saved."""
         if self._calibrated is None or abs(len(self) - self._calibrated[0]) > STALE * self._calibrated[0]:
             live = np.flatnonzero(self._alive.array)
             asked = live[:: max(1, len(live) // ASKED)][:ASKED]
-            mask, curve = self._mask(None), []
-            queries = []
+            mask, lists, curve, queries = self._mask(None), self._inverted(), [], []
             for row in asked.tolist():
                 _, terms, weights = self._taken(np.array([row]))
                 heavy = np.sort(np.argsort(-np.abs(weights), kind="stable")[:HEAVIEST])
-                queries.append((terms[heavy].astype(np.int64), weights[heavy]))
-            true = [self._exact(*query, 11, mask) for query in queries]
+                queries.append(lists.numbered(terms[heavy], weights[heavy]))
+            true = [lists.search(*query, 11, mask) for query in queries]
             for cut, depth in LADDER if queries else ():
                 hits = total = 0
                 for query, (rows, scores) in zip(queries, true, strict=True):
                     there = max(int((rows >= 0).sum()), 1)
-                    got = self._nearly(*query, 11, cut, depth, mask)[1]
+                    got = lists.search(*query, 11, mask, cut, depth)[1]
                     hits += int((got >= scores[there - 1] * (1 - 1e-5)).sum())
                     total += there
                 curve.append((cut, depth, hits / total))
@@ -290,7 +239,7 @@ class SparseIndex:
     def _sections(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         header = {"name": self.name, "version": self.version, "dim": self.dim, "rows": len(self._ids), "next_id": self._next_id, "calibration": self._calibrated}
         own = {"row_starts": self._starts, "terms": self._terms, "row_weights": self._weights, "ids": self._ids, "alive": self._alive}
-        return header, {**{name: rows.array for name, rows in own.items()}, **self._inverted()}
+        return header, {**{name: rows.array for name, rows in own.items()}, **self._inverted().arrays()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all; a present one is replaced."""
@@ -310,25 +259,18 @@ class SparseIndex:
         try:
             made = cls(int(header["dim"]), kernel)
             made._restore(header, arrays)
-        except (KeyError, TypeError, ValueError, IndexError) as why:
+        except (KeyError, TypeError, ValueError, IndexError, InvalidArgumentError) as why:
             raise CorruptionError(f"the sections of a sparse index do not fit together ({why!r})", path=name, offset=0) from why
         return made
 
     def _restore(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         n = int(header["rows"])
         starts, terms, weights, ids, alive = (arrays[name] for name in ("row_starts", "terms", "row_weights", "ids", "alive"))
-        lists = {name: arrays[name] for name in ("starts", "rows", "weights", "least", "most", "kept_starts", "kept_rows", "kept_weights")}
-        if any(a.shape != (n,) for a in (ids, alive)) or ids.dtype != np.int64 or alive.dtype != np.uint8:
-            raise ValueError(f"ids {ids.shape} and marks {alive.shape} of {n} rows")
-        for begins, count, places, values, below in (
-            (starts, n, terms, weights, self.dim), (lists["starts"], self.dim, lists["rows"], lists["weights"], n),
-            (lists["kept_starts"], self.dim, lists["kept_rows"], lists["kept_weights"], n),
-        ):  # fmt: skip
-            fits = begins.shape == (count + 1,) and begins.dtype == np.int64 and begins[0] == 0 and begins[-1] == len(places) == len(values)
-            if not fits or (np.diff(begins) < 0).any() or places.dtype != np.uint32 or values.dtype != np.float32 or (places >= below).any():
-                raise ValueError(f"{count} lists {begins.shape} of {places.dtype} {places.shape} and {values.dtype} {values.shape}")
-        if any(lists[name].shape != (self.dim,) or lists[name].dtype != np.float32 for name in ("least", "most")):
-            raise ValueError(f"bounds {lists['least'].shape} and {lists['most'].shape} of {self.dim} lists")
+        if any(a.shape != (n,) for a in (ids, alive)) or len(starts) != n + 1 or ids.dtype != np.int64 or alive.dtype != np.uint8:
+            raise ValueError(f"{len(starts)} begins, ids {ids.shape} and marks {alive.shape} of {n} rows")
+        # lists of the first format are made again
+        given = {} if header["version"] == 1 else {name: arrays[name] for name in PARTS}
+        lists = restored((starts, terms, weights), self.dim, self._kernels, given) if given else None
         self._starts, self._terms, self._weights, self._ids = Rows(starts), Rows(terms), Rows(weights), Rows(ids)
         self._alive, self._lists, self._next_id = Rows(np.array(alive != 0, np.uint8)), lists, int(header["next_id"])
         self._dead = n - int(self._alive.array.sum())
@@ -344,7 +286,7 @@ class SparseIndex:
     def stats(self) -> dict[str, Any]:
         """What is in it and what computes."""
         return {
-            "name": self.name, "dim": self.dim, "rows": len(self), "removed": self._dead, "entries": len(self._terms), "kept": len(self._inverted()["kept_rows"]),
+            "name": self.name, "dim": self.dim, "rows": len(self), "removed": self._dead, "entries": len(self._terms),
             "backend": self._kernels.backend, "isa": self._kernels.isa, "bytes": self.memory()["total"],
         }  # fmt: skip
 

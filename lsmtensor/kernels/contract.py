@@ -272,35 +272,7 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return ids, distances
 
 
-# -- sparse -----------------------------------------------------------------------------------------
-
-
-@kernel("sparse", "rounding")
-def sparse_topk(
-    starts: np.ndarray, rows: np.ndarray, weights: np.ndarray, terms: np.ndarray, factors: np.ndarray, bounds: np.ndarray, n: int, k: int,
-    mask: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(rows int64 (k,), scores float32 (k,)): the k largest sums of factor * weight over some posting lists, then -1 and -inf; ties to the lower row.
-
-    List t is rows[starts[t] : starts[t + 1]], uint32 rising, below n, with float32 weights; starts int64. terms int64 (m,), each at most once, with
-    factors float32 (m,) and bounds float32 (m,), at least factor * the largest weight of the list. Rows that no list holds, or whose sum is 0, are not
-    answered; nor are those whose mask, uint8 (n,), is 0. Lists are best given by falling bounds: once the bounds left cannot lift
-    another row among the best, the lists left are asked for single rows only (MaxScore: Turtle & Flood, IPM 1995). O(postings).
-    """
-    sums, there = np.zeros(n, np.float32), np.zeros(n, bool)
-    for term, factor in zip(terms.tolist(), factors, strict=True):
-        span = slice(starts[term], starts[term + 1])
-        sums[rows[span]] += factor * weights[span]
-        there[rows[span]] = True
-    there &= (sums != 0) if mask is None else (sums != 0) & (mask != 0)
-    ids, best = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
-    found = np.flatnonzero(there)
-    order = found[np.lexsort((found, -sums[found]))][:k]
-    ids[: len(order)], best[: len(order)] = order, sums[order]
-    return ids, best
-
-
-# those over graphs and codes are in a file of their own, which declares them after what is here
-from . import contract_codes  # noqa: E402, F401
+# those over graphs and codes and those over posting lists are in files of their own, which declare them after what is here
+from . import contract_codes, contract_sparse  # noqa: E402, F401
 
 __all__ = ["COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS"]

@@ -12,6 +12,7 @@ import numpy as np
 from .cython import _codes as _q
 from .cython import _graph as _g
 from .cython import _kernels as _c
+from .cython import _sparse as _s
 from .cython._checksum import crc32c_chunks
 from .cython._codes import (
     code_estimates,
@@ -43,9 +44,9 @@ from .cython._kernels import (
     search_int64,
 )
 from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
-from .cython._sparse import sparse_topk
+from .cython._sparse import sparse_invert, sparse_net, sparse_search
 
-if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g, _q)]):
+if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g, _q, _s)]):
     raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {_c.runnable()}")
 
 
@@ -69,6 +70,6 @@ def topk(
 
 __all__ = [
     "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
-    "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_topk", "topk",
+    "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_invert", "sparse_net", "sparse_search", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

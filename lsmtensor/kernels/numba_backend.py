@@ -14,7 +14,7 @@ from .contract_codes import code_estimates, code_forest, code_one, code_ranges, 
 from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 from .numba_pq import pq_encode, pq_net
-from .numba_sparse import sparse_topk
+from .numba_sparse import sparse_invert, sparse_net, sparse_search
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 # sums may be split into lanes; NaN and infinities keep their meaning
@@ -207,5 +207,5 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 __all__ = [
     "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
-    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_topk", "topk",
+    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_invert", "sparse_net", "sparse_search", "topk",
 ]  # fmt: skip

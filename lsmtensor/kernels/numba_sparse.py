@@ -1,47 +1,97 @@
-"""The kernel over posting lists for Numba: every list is added up."""
+"""The kernels over posting lists for Numba: bounds of every row, then the scores of those that they leave."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
+
+from .contract_sparse import CHUNK, Net, best_of, sparse_invert
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_jit
-def _topk(starts, rows, weights, terms, factors, mask, sums, touched, ids, best):  # type: ignore[no-untyped-def]
-    count, k, size = 0, ids.shape[0], 0
-    for i in range(terms.shape[0]):
-        for p in range(starts[terms[i]], starts[terms[i] + 1]):
-            row = rows[p]
-            if mask.shape[0] and not mask[row]:
-                continue
-            if sums[row] == 0:
-                touched[count] = row
-                count += 1
-            sums[row] += factors[i] * weights[p]
-    for j in range(count):
-        row = np.int64(touched[j])
-        score = sums[row]
-        sums[row] = 0
-        if score == 0 or (size == k and (score < best[k - 1] or (score == best[k - 1] and row > ids[k - 1]))):
-            continue
-        at = size if size < k else k - 1
-        size = min(size + 1, k)
-        while at > 0 and (best[at - 1] < score or (best[at - 1] == score and ids[at - 1] > row)):
-            best[at], ids[at] = best[at - 1], ids[at - 1]
-            at -= 1
-        best[at], ids[at] = score, row
+def _add(sums, rows, impacts, by):  # type: ignore[no-untyped-def]
+    for p in range(rows.shape[0]):
+        sums[rows[p]] += impacts[p] * by >> 8
 
 
-def sparse_topk(
-    starts: np.ndarray, rows: np.ndarray, weights: np.ndarray, terms: np.ndarray, factors: np.ndarray, bounds: np.ndarray, n: int, k: int,
-    mask: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    ids, best = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
-    if k and n and len(terms):
-        # an entry of lists that cancel out is touched again
-        room = int((starts[terms + 1] - starts[terms]).sum()) + 1
-        none = np.empty(0, np.uint8)
-        _topk(starts, rows, weights, terms, factors, none if mask is None else mask, np.zeros(n, np.float32), np.empty(room, np.uint32), ids, best)
-    return ids, best
+@_jit
+def _add_all(sums, dense, by):  # type: ignore[no-untyped-def]
+    for row in range(sums.shape[0]):
+        sums[row] += dense[row] * by >> 8
+
+
+@_jit
+def _scores(starts, terms, weights, norms, gain, shift, extra, query, rows, scores):  # type: ignore[no-untyped-def]
+    for i in range(rows.shape[0]):
+        row, total = rows[i], 0.0
+        for p in range(starts[row], starts[row + 1]):
+            factor = query[terms[p]]
+            if factor != 0:
+                w = np.float64(weights[p])
+                if norms.shape[0]:
+                    norm = np.float64(norms[row])
+                    w = gain * (w + shift * norm) / (w + (shift + 1) * norm) + extra
+                total += factor * w
+        scores[i] = total
+
+
+class NumbaNet(Net):
+    """Exact search by bounds: those that reach the k-th score of the rows with the largest ones are scored."""
+
+    def bounds(self, terms: np.ndarray, by: np.ndarray) -> np.ndarray:
+        sums = np.zeros(self.n, np.uint32)
+        for chunk in range(self.chunks):
+            part = sums[chunk * CHUNK : (chunk + 1) * CHUNK]
+            for term, times in zip(terms.tolist(), by, strict=False):
+                span = self.span(chunk, term)
+                if isinstance(span, slice):
+                    _add(part, self.rows[span], self.impacts[span], times)
+                else:
+                    _add_all(part, span, times)
+        return sums
+
+    def scores(self, terms: np.ndarray, factors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        query, scores = np.zeros(len(self.most)), np.empty(len(rows), np.float32)
+        query[terms] = factors
+        norms = np.empty(0, np.float32) if self.norms is None else self.norms
+        _scores(self.row_starts, self.terms, self.weights, norms, self.gain, self.shift, self.extra, query, rows, scores)
+        return scores
+
+    def search(self, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        used = min(len(terms), 200)
+        # lists beyond those that are added up have no bound here
+        if depth or k == 0 or k >= self.n or used < len(terms) or used == 0 or len(factors) != used or int(terms.max()) >= len(self.most):
+            return super().search(terms, factors, k, cut, depth, mask)
+        chosen, by, _, scale = self.ordered(terms, factors, used)
+        sums = self.bounds(chosen, by)
+        if mask is not None:
+            sums[mask == 0] = 0
+        limit = max(int(np.partition(sums, self.n - k)[self.n - k]), 1)
+        rows = np.flatnonzero(sums >= limit)
+        ids, best = best_of(rows, self.scores(terms, factors, rows), k)
+        least = int(max((best[k - 1] * 0.999999) * scale - used - 1, 1)) if ids[k - 1] >= 0 else 1
+        if least < limit:
+            rows = np.flatnonzero(sums >= least)
+            ids, best = best_of(rows, self.scores(terms, factors, rows), k)
+        return ids, best
+
+
+def sparse_net(
+    row_starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, most: np.ndarray, starts: np.ndarray, rows: np.ndarray, impacts: np.ndarray,
+    dense_of: np.ndarray, dense: np.ndarray, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1,
+) -> Any:  # fmt: skip
+    return NumbaNet(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch)
+
+
+def sparse_search(
+    net: Any, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    found: tuple[np.ndarray, np.ndarray] = net.search(terms, factors, k, cut, depth, mask)
+    return found
+
+
+__all__ = ["sparse_invert", "sparse_net", "sparse_search"]

@@ -19,7 +19,6 @@ from .contract import (
     search_bytes,
     search_int64,
     shuffle,
-    sparse_topk,
     topk,
     unbitshuffle,
     unshuffle,
@@ -41,6 +40,7 @@ from .contract_codes import (
     pq_net,
     pq_ranges,
 )
+from .contract_sparse import sparse_invert, sparse_net, sparse_search
 
 
 def isa() -> str:
@@ -51,5 +51,5 @@ __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
     "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
     "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
-    "pairwise", "search_bytes", "search_int64", "sparse_topk", "topk",
+    "pairwise", "search_bytes", "search_int64", "sparse_invert", "sparse_net", "sparse_search", "topk",
 ]  # fmt: skip

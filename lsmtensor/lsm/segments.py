@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .. import indexes
+from .. import indexes, kernels
 from ..errors import CorruptionError, LsmTensorError, StorageError
 from ..indexes import container
 from ..registry import Spec
 from ..schema import column_numpy
-from . import keyspace, ops
+from . import keyspace, lists, ops
 from .layout import SegmentRef
 from .sorted import sort_column
 from .source import MemSource, RunSource, Source
@@ -229,8 +229,6 @@ def index_due(tree: Tree) -> None:
         table = tree.head()[0].tables.get(table_id)
         for name, entry in (table.state.indexes if table is not None else {}).items():
             assert table is not None
-            if Spec.parse(entry["spec"]).name in ("text", "sparse"):
-                continue  # lists in memory, made when they are asked for
             for run in table.runs:
                 for at, file in enumerate(run.files):
                     large = file.ref.rows >= tree.config.index.min_rows
@@ -244,6 +242,8 @@ def _sections(tree: Tree, run: RunSource, at: int, spec: Spec, column: str) -> t
     if spec.name == "sorted":
         rows = np.arange(int(run.starts[at]), int(run.starts[at + 1]))
         return {"kind": "sorted"}, sort_column(run.take(rows, [column]).column(0))
+    if spec.name in lists.LEXICAL:
+        return lists.sections(run, at, spec, column, kernels.choose(tree.config.kernel))
     vectors, present = _vectors(run, at, column)
     index = indexes.create(spec, dim=vectors.shape[1], kernel=tree.config.kernel)
     index.add(vectors, copy=False)

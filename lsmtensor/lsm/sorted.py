@@ -8,8 +8,9 @@ and. What comes back is a superset of the matching rows; the caller applies the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from ..sstable.zones import compares_nan
 from .evaluate import evaluate, named
 from .source import RunSource
 
+Opened = TypeVar("Opened")
 FAN = 16
 LEAF = 256
 
@@ -124,7 +126,7 @@ def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> np.
     for at, file in enumerate(source.files):
         best = None
         for name, column in asked.items():
-            index = _opened(source, at, name, column)
+            index = opened(source, at, name, partial(_open, source, at, column))
             if index is not None:
                 found = index.candidates(where)
                 best = found if best is None else np.intersect1d(best, found, assume_unique=True)
@@ -137,22 +139,22 @@ def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> np.
     return found
 
 
-def _opened(source: RunSource, at: int, name: str, column: str) -> SortedIndex | None:
-    """The sorted index of a file of a run; None where it has none that is whole."""
+def opened(source: RunSource, at: int, name: str, open_: Callable[[str], Opened]) -> Opened | None:
+    """What ``open_`` makes of the segment file of an index of a run's file; None where it has none that is whole."""
     ref = next((s for s in source.files[at].ref.segments if s.index == name), None)
     if ref is None:
         return None
-    kept: dict[int, SortedIndex | None] = source.__dict__.setdefault("_sorted", {})
+    kept: dict[int, Opened | None] = source.__dict__.setdefault("_opened", {})
     if ref.number not in kept:
         try:
-            kept[ref.number] = _open(source, at, ref.file, column)
+            kept[ref.number] = open_(ref.file)
         except (LsmTensorError, OSError) as why:
             warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=2)
             kept[ref.number] = None
     return kept[ref.number]
 
 
-def _open(source: RunSource, at: int, name: str, column: str) -> SortedIndex:
+def _open(source: RunSource, at: int, column: str, name: str) -> SortedIndex:
     file = source.files[at]
     path = f"{file.path.rsplit('/', 1)[0]}/{name}"
     header, arrays = container.unpack(file.env.open(path, kind="index").map(), where=path)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from .. import indexes
 from ..dtypes import SparseType, TensorType
 from ..errors import DuplicateKeyError, InvalidArgumentError, UnknownNameError
+from ..indexes.analyze import TextSpec
 from ..lsm import ops, retention
 from ..lsm.alter import check_stored
 from ..lsm.expiry import option_of
@@ -18,9 +19,8 @@ from ..lsm.tree import Tree
 from ..lsm.unique import declared
 from ..registry import Spec, near
 from ..schema import Schema
-from .analyze import TextSpec
 
-# indexes that are lists in memory, without segments
+# indexes of posting lists
 LEXICAL = {"text": "strings", "sparse": "sparse vectors"}
 
 

@@ -206,23 +206,57 @@ def _graph_search(rng: np.random.Generator) -> Iterator[Args]:
             yield queries, points, scale, metric, links, upper, upper_at, state, 5, 30, mask
 
 
-def _sparse_topk(rng: np.random.Generator) -> Iterator[Args]:
-    for n, lists in ((1, 1), (40, 6), (3000, 30)):
-        sizes = np.minimum(rng.geometric(0.3 if n < 100 else 0.004, lists), n)
-        rows = np.concatenate([np.sort(rng.choice(n, size, replace=False)) for size in sizes]).astype(np.uint32)
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        # eighths: sums are exact in any order
-        weights = (rng.integers(1, 200, len(rows)) / 8).astype(np.float32)
-        for m in (0, 1, min(5, lists)):
-            terms = rng.choice(lists, m, replace=False)
+def _sparse_rows(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+    """(starts, terms, weights in eighths, lists): scores are exact in any order; frequent terms, rare ones, and more rows than one chunk holds."""
+    for n, lists, each in ((1, 1, 1), (40, 6, 3), (3000, 30, 8), (66_000, 12, 2)):
+        chance = 1 / (1 + np.arange(lists)) ** 1.5
+        there = rng.random((n, lists)) < np.minimum(each * chance / chance.sum(), 0.9)
+        row, terms = np.nonzero(there)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))]).astype(np.int64)
+        yield starts, terms.astype(np.uint32), (rng.integers(1, 200, len(terms)) / 8).astype(np.float32), lists
+
+
+def _sparse_invert(rng: np.random.Generator) -> Iterator[Args]:
+    for starts, terms, weights, lists in _sparse_rows(rng):
+        for share in (1, 16):
+            yield starts, terms, weights, lists, share
+        yield starts, terms, -weights, lists, 16
+    yield np.zeros(1, np.int64), np.empty(0, np.uint32), np.empty(0, np.float32), 3, 16
+
+
+def _sparse_net(rng: np.random.Generator) -> Iterator[Args]:
+    """Arguments of `sparse_net`: weights as they are, of either sign, and saturating."""
+    for starts, terms, weights, lists in _sparse_rows(rng):
+        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        norms = (2.0 ** rng.integers(-1, 3, len(starts) - 1)).astype(np.float32)
+        signed = np.where(rng.random(len(weights)) < 0.2, -weights, weights).astype(np.float32)
+        saturated = (2 * (weights + norms[owner]) / (weights + 2 * norms[owner]) + 1).astype(np.float32)
+        for values, made, rest in ((weights, weights, ()), (signed, signed, ()), (weights, saturated * 0.9, (norms, 2.0, 1.0, 1.0, 1.2))):
+            _, most, *lists_ = KERNELS["sparse_invert"].define(starts, terms, made.astype(np.float32), lists, 16)
+            yield starts, terms, values, most, *lists_, *rest
+
+
+def check_sparse_search(kernels: Kernels, seed: int) -> None:
+    """Searches over nets of a backend's own against the definition's."""
+    rng = np.random.default_rng(seed)
+    for args in _sparse_net(rng):
+        want, got = KERNELS["sparse_net"].define(*args), kernels.sparse_net(*args)
+        n, lists = len(args[0]) - 1, len(args[3])
+        for m in (0, 1, min(5, lists), lists):
+            terms = rng.choice(lists, m, replace=False).astype(np.uint32)
             factors = (rng.integers(1, 40, m) / 4).astype(np.float32)
-            bounds = np.array([f * weights[starts[t] : starts[t + 1]].max() for t, f in zip(terms, factors, strict=True)], np.float32)
-            order = np.argsort(-bounds)
-            for k in (0, 1, 10, n + 3):
-                for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
-                    yield starts, rows, weights, terms[order], factors[order], bounds[order], n, k, mask
-            signs = np.where(rng.random(m) < 0.5, -1, 1).astype(np.float32)
-            yield starts, rows, weights, terms, factors * signs, np.full(m, np.inf, np.float32), n, 5, None
+            for signs in (1, rng.choice([-1, 1, 1], m)):
+                for k in (0, 1, 10, min(n + 3, 300)):
+                    for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
+                        for cut, depth in ((0, 0), (2, 3), (4, 40)):
+                            ask = (terms, (factors * signs).astype(np.float32), k, cut, depth, mask)
+                            rows, scores = want.search(*ask)
+                            ids, best = kernels.sparse_search(got, *ask)
+                            there = rows >= 0
+                            assert np.array_equal(ids >= 0, there) and np.allclose(best[there], scores[there], rtol=1e-5), (n, m, k, cut, depth)
+                            # equal scores may be rounded apart: any row that has its score will do
+                            assert np.allclose(want.scores(terms, ask[1], ids[there]), scores[there], rtol=1e-5), (n, m, k, cut, depth)
+                            assert len(set(ids[there].tolist())) == there.sum() and (mask is None or mask[ids[there]].all())
 
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
@@ -231,7 +265,7 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
     
-    "sparse_topk": _sparse_topk,
+    "sparse_invert": _sparse_invert, "sparse_net": _sparse_net, "sparse_search": _sparse_net,
     "crc32c_chunks": _crc32c_chunks, **kernels_codes.ARGUMENTS, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 
@@ -239,6 +273,9 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
 def check(name: str, kernels: Kernels, seed: int = 0) -> None:
     """One kernel of one backend against the reference, over every shape."""
     run = getattr(kernels, name)
+    if name in ("sparse_net", "sparse_search"):
+        check_sparse_search(kernels, seed)
+        return
     special = CHECKS.get(name)
     if name == "code_forest":
         kernels_codes.check_forests(name, kernels, seed)

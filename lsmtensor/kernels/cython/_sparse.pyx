@@ -1,195 +1,209 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Posting lists, compiled: see `sparse_topk` in contract.py. The GIL is released; sums are kept between calls, zero outside of one."""
+"""The kernels of contract_sparse.py, compiled. What a net holds is checked when it is made, the GIL is released."""
 
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc
 
 import numpy as np
 
 from lsmtensor.errors import InvalidArgumentError
 
-cdef enum:
-    # a row looked for in a list takes as long as so many postings in order
-    SEEK = 40
+cdef extern from "_sparse.h" nogil:
+    int SPARSE_CHUNK, SPARSE_BLOCK
+    ctypedef struct net_t "sparse_net":
+        const int64_t *row_starts
+        const uint32_t *terms
+        const float *weights
+        const float *norms
+        float gain, shift, extra, stretch
+        const float *most
+        const int64_t *starts
+        const uint16_t *rows
+        const uint8_t *impacts
+        const int64_t *dense_of
+        const uint8_t *dense
+        int64_t n, lists, dense_count, dense_full
+    ctypedef struct sparse_scratch:
+        pass
+    ctypedef struct sparse_table:
+        const char *name
+        int64_t (*search)(const net_t *, const uint32_t *, const float *, int64_t, int64_t, int64_t, int64_t, const uint8_t *, sparse_scratch *,
+                          int64_t *, float *) noexcept nogil
+    const sparse_table *sparse_chosen
+    int sparse_choose(const char *)
+    int sparse_can_run(const char *)
+    int sparse_reserve(sparse_scratch *, int64_t, int64_t)
+    void sparse_free(sparse_scratch *)
+    void sparse_fill(const int64_t *, const uint32_t *, const float *, const float *, int64_t, int64_t, int64_t *, uint16_t *, uint8_t *, uint8_t *)
 
 
-cdef class Sums:
-    """A sum for each row, all zero, and room for the rows that were touched."""
+def set_isa(name):
+    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
+    if name is None:
+        return bool(sparse_choose(NULL))
+    cdef bytes text = name.encode()
+    return bool(sparse_choose(text))
 
-    cdef float *sums
-    cdef uint32_t *touched
-    cdef int64_t n
 
-    def __cinit__(self, int64_t n):
-        self.sums, self.touched, self.n = <float *>calloc(n + 1, 4), <uint32_t *>malloc((n + 1) * 4), n
-        if self.sums == NULL or self.touched == NULL:
-            raise MemoryError(f"no memory for {n} sums")
+def isa():
+    return (<bytes>sparse_chosen.name).decode()
+
+
+def runnable():
+    return [n for n in ("baseline", "avx2", "avx512") if sparse_can_run(n.encode())]
+
+
+sparse_choose(NULL)
+
+
+cdef class Scratch:
+    """Buffers of one search at a time, bounds all zero; a call takes one from the shelf under the GIL and puts it back."""
+
+    cdef sparse_scratch *s
+
+    def __cinit__(self):
+        self.s = <sparse_scratch *>calloc(1, sizeof(sparse_scratch))
+        if self.s == NULL:
+            raise MemoryError("no memory for a search of posting lists")
 
     def __dealloc__(self):
-        free(self.sums)
-        free(self.touched)
+        sparse_free(self.s)
 
 
 cdef list shelf = []
 
 
-cdef inline int64_t put(float *best, int64_t *ids, int64_t size, int64_t k, float score, int64_t row) noexcept nogil:
-    """Keep (score, row) among the k best, larger first, then lower rows; how many there are."""
-    cdef int64_t at
-    if size == k:
-        if score < best[k - 1] or (score == best[k - 1] and row > ids[k - 1]):
-            return size
-        size -= 1
-    at = size
-    while at > 0 and (best[at - 1] < score or (best[at - 1] == score and ids[at - 1] > row)):
-        best[at], ids[at] = best[at - 1], ids[at - 1]
-        at -= 1
-    best[at], ids[at] = score, row
-    return size + 1
+def sparse_invert(const int64_t[::1] starts, const uint32_t[::1] terms, const float[::1] weights, int64_t lists, int64_t share):
+    cdef int64_t n = starts.shape[0] - 1, chunks = (n + SPARSE_CHUNK - 1) // SPARSE_CHUNK, row, p, chunk, t, many, width, here, postings = 0, wide = 0, size = 0
+    cdef float one
+    if n < 0 or terms.shape[0] != weights.shape[0] or starts[0] != 0 or starts[n] != terms.shape[0]:
+        raise InvalidArgumentError(f"{n} rows of {terms.shape[0]} terms and {weights.shape[0]} weights")
+    for row in range(n):
+        if starts[row + 1] < starts[row]:
+            raise InvalidArgumentError(f"row {row} ends before it begins")
+    for p in range(terms.shape[0]):
+        if terms[p] >= lists:
+            raise InvalidArgumentError(f"term {terms[p]} of {lists}")
+    count_array, most_array, at_array = np.zeros(lists, np.uint32), np.zeros(lists, np.float32), np.zeros(chunks * lists + 1, np.int64)
+    begin_array = np.zeros(chunks * lists + 1, np.int64)
+    cdef uint32_t[::1] counts = count_array
+    cdef float[::1] most = most_array
+    cdef int64_t[::1] at = at_array, begins = begin_array
+    with nogil:
+        for row in range(n):
+            chunk = row // SPARSE_CHUNK * lists
+            for p in range(starts[row], starts[row + 1]):
+                t = terms[p]
+                one = weights[p] if weights[p] >= 0 else -weights[p]
+                counts[t] += 1
+                at[chunk + t] += 1
+                if one > most[t]:
+                    most[t] = one
+        for chunk in range(chunks):
+            here = min(n - chunk * SPARSE_CHUNK, <int64_t>SPARSE_CHUNK)
+            width = (here + SPARSE_BLOCK - 1) // SPARSE_BLOCK * SPARSE_BLOCK
+            for t in range(chunk * lists, (chunk + 1) * lists):
+                many = at[t]
+                begins[t] = postings
+                if here >= SPARSE_BLOCK and many * share > here:
+                    at[t] = -1 - size
+                    size += width
+                    wide += 1
+                else:
+                    at[t] = postings
+                    postings += many
+        begins[chunks * lists] = postings
+    key_array = np.flatnonzero(at_array[: chunks * lists] < 0)
+    row_array, impact_array, dense_array = np.empty(postings, np.uint16), np.empty(postings, np.uint8), np.zeros(size, np.uint8)
+    cdef uint16_t[::1] rows = row_array
+    cdef uint8_t[::1] impacts = impact_array, dense = dense_array
+    if terms.shape[0]:
+        with nogil:
+            sparse_fill(&starts[0], &terms[0], &weights[0], &most[0], n, lists, &at[0], &rows[0] if postings else NULL, &impacts[0] if postings else NULL,
+                        &dense[0] if size else NULL)
+    return count_array, most_array, begin_array, row_array, impact_array, key_array, dense_array
 
 
-cdef inline float held(const uint32_t *rows, const float *weights, int64_t low, int64_t high, uint32_t row) noexcept nogil:
-    """The weight of a row in a list, 0 where it is not."""
-    cdef int64_t middle, end = high
-    while low < high:
-        middle = (low + high) >> 1
-        if rows[middle] < row:
-            low = middle + 1
-        else:
-            high = middle
-    return weights[low] if low < end and rows[low] == row else 0
+cdef class Net:
+    """Rows and their lists, checked once, as the loops take them."""
+
+    cdef net_t g
+    cdef object kept
+
+    def __init__(self, const int64_t[::1] row_starts, const uint32_t[::1] terms, const float[::1] weights, const float[::1] most,
+                 const int64_t[::1] starts, const uint16_t[::1] rows, const uint8_t[::1] impacts, const int64_t[::1] dense_of,
+                 const uint8_t[::1] dense, const float[::1] norms, float gain, float shift, float extra, float stretch):
+        cdef net_t *g = &self.g
+        g.n, g.lists, g.dense_count = row_starts.shape[0] - 1, most.shape[0], dense_of.shape[0]
+        cdef int64_t chunks = (g.n + SPARSE_CHUNK - 1) // SPARSE_CHUNK
+        if g.n < 1 or g.n >= 2**32 or starts.shape[0] != chunks * g.lists + 1 or (norms is not None and norms.shape[0] != g.n):
+            raise InvalidArgumentError(f"{g.n} rows, {g.lists} lists that begin at {starts.shape[0]} places")
+        self.kept = [row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms]
+        check(row_starts, terms.shape[0], "rows")
+        check(starts, rows.shape[0], "lists")
+        cdef int64_t i, j, last = (g.n - 1) % SPARSE_CHUNK, begin = (chunks - 1) * g.lists, width = (last + SPARSE_BLOCK) // SPARSE_BLOCK * SPARSE_BLOCK
+        g.dense_full = 0
+        for i in range(g.dense_count):
+            if not 0 <= dense_of[i] < chunks * g.lists or (i and dense_of[i] <= dense_of[i - 1]):
+                raise InvalidArgumentError(f"list {dense_of[i]} of every row, of {chunks} chunks of {g.lists}; rising")
+            g.dense_full += dense_of[i] < begin
+        if dense.shape[0] != g.dense_full * SPARSE_CHUNK + (g.dense_count - g.dense_full) * width:
+            raise InvalidArgumentError(f"{g.dense_count} lists of every row in {dense.shape[0]} bytes")
+        if weights.shape[0] != terms.shape[0] or impacts.shape[0] != rows.shape[0]:
+            raise InvalidArgumentError(f"{terms.shape[0]} terms, {weights.shape[0]} weights, {rows.shape[0]} postings, {impacts.shape[0]} impacts")
+        for i in range(starts[begin], rows.shape[0]):
+            if rows[i] > last:
+                raise InvalidArgumentError(f"a posting of row {rows[i]} in a chunk of {last + 1}")
+        for i in range(g.dense_full, g.dense_count):
+            for j in range(last + 1, width):
+                if dense[g.dense_full * SPARSE_CHUNK + (i - g.dense_full) * width + j]:
+                    raise InvalidArgumentError(f"a posting behind row {last} in a chunk of {last + 1}")
+        g.row_starts, g.most, g.starts = &row_starts[0], &most[0] if g.lists else NULL, &starts[0]
+        g.terms, g.weights = &terms[0] if terms.shape[0] else NULL, &weights[0] if terms.shape[0] else NULL
+        g.rows, g.impacts = &rows[0] if rows.shape[0] else NULL, &impacts[0] if rows.shape[0] else NULL
+        g.dense_of, g.dense = &dense_of[0] if g.dense_count else NULL, &dense[0] if g.dense_count else NULL
+        g.norms = &norms[0] if norms is not None else NULL
+        g.gain, g.shift, g.extra, g.stretch = gain, shift, extra, stretch
 
 
-cdef int64_t sift(const float *sums, const uint8_t *mask, int64_t n, int64_t k, float *best, int64_t *ids) noexcept nogil:
-    """The k best of all sums that are not 0; how many. Sixteen at a time are compared with the worst kept."""
-    cdef int64_t at, j, stop, size = 0
-    cdef int hit
-    cdef float least
-    for at in range(0, n, 16):
-        stop = min(at + 16, n)
-        hit = 0
-        if size < k:
-            for j in range(at, stop):
-                hit |= sums[j] != 0
-        else:
-            least = best[k - 1]
-            for j in range(at, stop):
-                hit |= sums[j] > least
-        if hit:
-            for j in range(at, stop):
-                if sums[j] != 0 and (size < k or sums[j] > best[k - 1]) and (mask == NULL or mask[j]):
-                    size = put(best, ids, size, k, sums[j], j)
-    return size
+cdef int check(const int64_t[::1] starts, int64_t size, what) except -1:
+    cdef int64_t i
+    for i in range(starts.shape[0] - 1):
+        if starts[i + 1] < starts[i]:
+            raise InvalidArgumentError(f"{what}: number {i} ends before it begins")
+    if starts[0] != 0 or starts[starts.shape[0] - 1] != size:
+        raise InvalidArgumentError(f"{what} from {starts[0]} to {starts[starts.shape[0] - 1]} of {size}")
+    return 0
 
 
-cdef int64_t finish(const int64_t *starts, const uint32_t *rows, const float *weights, const int64_t *terms, const float *factors, int64_t i,
-                    const float *bounds, float rest, int64_t m, int64_t k, const uint32_t *touched, int64_t count, float *sums, float limit,
-                    float *best, int64_t *ids) noexcept nogil:
-    """Ask the lists from i on for the rows touched that may still come among the best; every sum is 0 afterwards."""
-    cdef int64_t j, p, size = 0
-    cdef float score, more
-    for p in range(count):
-        score = sums[touched[p]]
-        sums[touched[p]] = 0
-        if score != 0 and score >= limit:
-            more = rest
-            for j in range(i, m):
-                if size == k and score + more < best[k - 1] * <float>0.99999:
-                    break
-                more -= bounds[j]
-                score += factors[j] * held(rows, weights, starts[terms[j]], starts[terms[j] + 1], touched[p])
-            else:
-                size = put(best, ids, size, k, score, touched[p])
-    return size
+def sparse_net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms=None, gain=1, shift=0, extra=0, stretch=1):
+    return Net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch)
 
 
-cdef int64_t run(const int64_t *starts, const uint32_t *rows, const float *weights, const int64_t *terms, const float *factors,
-                 const float *bounds, int64_t m, int64_t n, int64_t k, const uint8_t *mask, float *sums, uint32_t *touched, float *best,
-                 int64_t *ids) noexcept nogil:
-    cdef int64_t i, j, p, t, left, kept, count = 0, size = 0
-    cdef float rest, score, limit, factor
-    cdef uint32_t row
-    # few rows at first, of the lists with large bounds: those touched are written down
-    cdef bint few = True
-    for i in range(m):
-        rest, left, t = 0, 0, terms[i]
-        for j in range(i, m):
-            rest += bounds[j]
-            left += starts[terms[j] + 1] - starts[terms[j]]
-        if i and rest < INFINITY and left > (count if few else n // 4):
-            if few:
-                size = 0
-                for j in range(count):
-                    score = sums[touched[j]]
-                    if size < k or score > best[k - 1]:
-                        size = put(best, ids, size, k, score, touched[j])
-            else:
-                size = sift(sums, mask, n, k, best, ids)
-            # rows not touched yet cannot come among the best: the lists left are asked for single rows
-            if size == k and rest < best[k - 1]:
-                limit = best[k - 1] * <float>0.99999 - rest
-                kept = 0
-                if few:
-                    for j in range(count):
-                        kept += sums[touched[j]] >= limit
-                    if kept * (m - i) * SEEK < left:
-                        return finish(starts, rows, weights, terms, factors, i, bounds, rest, m, k, touched, count, sums, limit, best, ids)
-                    kept = n
-                for j in range(0 if few else n):
-                    touched[kept] = <uint32_t>j
-                    if sums[j] >= limit and (mask == NULL or mask[j] != 0):
-                        kept += 1
-                if kept * (m - i) * SEEK < left:
-                    size = finish(starts, rows, weights, terms, factors, i, bounds, rest, m, k, touched, kept, sums, limit, best, ids)
-                    memset(sums, 0, n * sizeof(float))
-                    return size
-        factor = factors[i]
-        if few and count + starts[t + 1] - starts[t] <= n // 8:
-            for p in range(starts[t], starts[t + 1]):
-                row = rows[p]
-                if mask == NULL or mask[row]:
-                    score = sums[row]
-                    touched[count] = row
-                    count += score == 0
-                    sums[row] = score + factor * weights[p]
-        else:
-            few = False
-            for p in range(starts[t], starts[t + 1]):
-                sums[rows[p]] += factor * weights[p]
-    if few:
-        return finish(starts, rows, weights, terms, factors, m, bounds, 0, m, k, touched, count, sums, -INFINITY, best, ids)
-    size = sift(sums, mask, n, k, best, ids)
-    memset(sums, 0, n * sizeof(float))
-    return size
-
-
-def sparse_topk(const int64_t[::1] starts, const uint32_t[::1] rows, const float[::1] weights, const int64_t[::1] terms, const float[::1] factors,
-                const float[::1] bounds, int64_t n, int64_t k, const uint8_t[::1] mask):
+def sparse_search(Net net not None, const uint32_t[::1] terms, const float[::1] factors, int64_t k, int64_t cut, int64_t depth, const uint8_t[::1] mask):
     cdef int64_t m = terms.shape[0], i, size = 0
-    id_array, best_array = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
-    if m == 0 or k == 0 or n == 0 or rows.shape[0] == 0:
-        return id_array, best_array
-    if factors.shape[0] != m or bounds.shape[0] != m or (mask is not None and mask.shape[0] != n) or weights.shape[0] != rows.shape[0]:
-        raise InvalidArgumentError(f"{m} terms, {factors.shape[0]} factors, {bounds.shape[0]} bounds; one of each, and a mask of {n}")
+    cdef const uint8_t *allowed = NULL
+    if factors.shape[0] != m or (mask is not None and mask.shape[0] != net.g.n) or k < 0 or cut < 0 or depth < 0:
+        raise InvalidArgumentError(f"{m} terms, {factors.shape[0]} factors, k {k}, cut {cut}, depth {depth}; one factor a term, a mask of {net.g.n}")
     for i in range(m):
-        if not 0 <= terms[i] < starts.shape[0] - 1 or starts[terms[i] + 1] > rows.shape[0]:
-            raise InvalidArgumentError(f"term {terms[i]} of {starts.shape[0] - 1}")
-    cdef Sums room = shelf.pop() if shelf else Sums(n)
-    if room.n < n:
-        room = Sums(n)
+        if terms[i] >= net.g.lists:
+            raise InvalidArgumentError(f"term {terms[i]} of {net.g.lists}")
+    id_array, best_array = np.empty(k, np.int64), np.empty(k, np.float32)
     cdef int64_t[::1] ids = id_array
     cdef float[::1] best = best_array
-    cdef const uint8_t *allowed = NULL
     if mask is not None:
         allowed = &mask[0]
-    with nogil:
-        size = run(&starts[0], &rows[0], &weights[0], &terms[0], &factors[0], &bounds[0], m, n, k, allowed, room.sums, room.touched, &best[0],
-                   &ids[0])
+    cdef Scratch room
+    if m and k:
+        room = shelf.pop() if shelf else Scratch()
+        if not sparse_reserve(room.s, m, depth):
+            raise MemoryError(f"no memory for a search of {m} terms and {depth} rows")
+        with nogil:
+            size = sparse_chosen.search(&net.g, &terms[0], &factors[0], m, k, cut, depth, allowed, room.s, &ids[0], &best[0])
+        if len(shelf) < 8:
+            shelf.append(room)
     for i in range(size, k):
         ids[i] = -1
         best[i] = -INFINITY
-    if len(shelf) < 8:
-        shelf.append(room)
     return id_array, best_array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..registry import Spec
 
 SCORINGS = ("bm25", "bm25+", "bm25l", "tfidf")
 # letters and numbers, as in the pattern of `tokens`
-WORD = re.compile(r"[^\W_]+")
+WORD, ASCII_WORD = re.compile(r"[^\W_]+"), re.compile(r"[a-z0-9]+")
 # what Lucene leaves out of English
 ENGLISH = frozenset(
     ["a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"]
@@ -46,6 +47,9 @@ class TextSpec:
         made.check()
         return made
 
+    def __str__(self) -> str:
+        return str(Spec("text", {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}))
+
     def check(self) -> None:
         if self.scoring not in SCORINGS:
             raise InvalidArgumentError(f"text: scoring={self.scoring!r}; give one of {', '.join(SCORINGS)}")
@@ -53,8 +57,9 @@ class TextSpec:
             raise InvalidArgumentError(f"text: ngrams={self.ngrams!r}; give 1, 2 or 3")
         if not (self.k1 >= 0 and 0 <= self.b <= 1 and self.delta >= 0):
             raise InvalidArgumentError(f"text: k1={self.k1}, b={self.b}, delta={self.delta}; give k1 and delta of 0 or more, b from 0 to 1")
-        self.normal()
+        self.normal  # noqa: B018 - it raises for what there is not
 
+    @cached_property
     def normal(self) -> Callable[[list[str]], list[str | None]]:
         """What becomes of distinct words; None where a word is left out."""
         if self.analyzer == "words":
@@ -69,9 +74,9 @@ class TextSpec:
                 raise UnavailableError(f"analyzer {self.analyzer!r} wants PyStemmer; install lsmtensor[text]") from why
             if language not in Stemmer.algorithms():
                 raise InvalidArgumentError(f"no Snowball stemmer for {language!r}; there are {', '.join(Stemmer.algorithms())}")
-            stemmer = Stemmer.Stemmer(language)
             left_out = ENGLISH if language in ("english", "porter") else frozenset()
-            return lambda words: [None if w in left_out else s for w, s in zip(words, stemmer.stemWords(words), strict=True)]
+            # a stemmer is of one thread
+            return lambda words: [None if w in left_out else s for w, s in zip(words, Stemmer.Stemmer(language).stemWords(words), strict=True)]
         raise InvalidArgumentError(f"text: analyzer={self.analyzer!r}; give words, english or snowball_LANGUAGE")
 
     def tokens(self, texts: pa.Array | pa.ChunkedArray) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -93,21 +98,46 @@ class TextSpec:
     def _numbered(self, words: list[str]) -> tuple[list[str], np.ndarray]:
         """(distinct terms, the term of each word or -1)."""
         numbers: dict[str, int] = {}
-        made = [-1 if not w or s is None else numbers.setdefault(s, len(numbers)) for w, s in zip(words, self.normal()(words), strict=True)]
+        made = [-1 if not w or s is None else numbers.setdefault(s, len(numbers)) for w, s in zip(words, self.normal(words), strict=True)]
         return list(numbers), np.array(made, np.int64)
 
     def query(self, text: str) -> list[str]:
         """The terms of a query, each once: what `tokens` makes of it, without the millisecond that its pattern takes to compile."""
-        import pyarrow.compute as pc
-
-        if text and max(text) >= "\u2000":
+        if text.isascii():
+            words = ASCII_WORD.findall(text.lower())
+        elif max(text) >= "\u2000":
             # what is a letter out there depends on the year of the Unicode tables
             terms, _, ids = self.tokens(pa.array([text]))
             return [terms[i] for i in dict.fromkeys(ids.tolist())]
-        words = WORD.findall(pc.utf8_lower(pc.utf8_normalize(pa.scalar(text, pa.string()), form="NFKC")).as_py())
-        kept = [s for s in self.normal()(words) if s]
-        grams = [" ".join(kept[i : i + n]) for n in range(1, self.ngrams + 1) for i in range(len(kept) - n + 1)]
-        return list(dict.fromkeys(grams))
+        else:
+            import pyarrow.compute as pc
+
+            words = WORD.findall(pc.utf8_lower(pc.utf8_normalize(pa.scalar(text, pa.string()), form="NFKC")).as_py())
+        if self.analyzer != "words":
+            words = [s for s in self.normal(words) if s]
+        if self.ngrams > 1:
+            words = [" ".join(words[i : i + n]) for n in range(1, self.ngrams + 1) for i in range(len(words) - n + 1)]
+        return list(dict.fromkeys(words))
+
+    def question(self, asked: Any, *others: str) -> Question:
+        """What a string, or a dict of strings of ``query``, ``must``, ``must_not`` (and ``others``, left alone) asks for."""
+        if isinstance(asked, str):
+            return Question(tuple(self.query(asked)))
+        known = ("query", "must", "must_not", *others)
+        if not isinstance(asked, dict) or set(asked) - set(known) or not all(isinstance(v, str) for v in asked.values()):
+            raise InvalidArgumentError(f"text={asked!r}; give a string, or a dict of strings with some of {', '.join(known)}")
+        must = self.query(asked.get("must", ""))
+        terms = dict.fromkeys([*must, *self.query(asked.get("query", ""))])
+        return Question(tuple(terms), tuple(must), tuple(self.query(asked.get("must_not", ""))))
+
+
+@dataclass(frozen=True)
+class Question:
+    """Terms, of which some must occur, and others that must not."""
+
+    terms: tuple[str, ...]
+    must: tuple[str, ...] = ()
+    must_not: tuple[str, ...] = ()
 
 
 def _joined(terms: list[str], rows: np.ndarray, ids: np.ndarray, n: int) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -1,0 +1,111 @@
+"""Rows of terms with weights, and their lists: what a sparse index, a text index and a source of a table search alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels.contract_sparse import CHUNK
+
+# a list of over this share of the rows has a byte for each
+SHARE = 16
+# up to so many numbers there is a list for each that could be
+NUMBERS = 1 << 22
+Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
+PARTS = ("counts", "most", "starts", "rows", "impacts", "dense_of", "dense")
+
+
+class Postings:
+    """Lists over rows (starts int64 (n + 1,), terms uint32, weights float32, none 0), and a search by them: see `sparse_search` of docs/kernels.md.
+
+    ``impacts`` float32 are what the lists bound, where it is not the weights. Build O(entries), memory 8 bytes an entry of the rows, 3 of a list of few
+    of them, a byte a row of a list of many.
+    """
+
+    def __init__(self, rows: Csr, dim: int, kernels: Any, impacts: np.ndarray | None = None, lists: dict[str, np.ndarray] | None = None) -> None:
+        self.rows, self.dim, self._kernels = rows, dim, kernels
+        self.names: np.ndarray | None = None
+        terms = rows[1]
+        if dim > max(NUMBERS, 4 * len(terms)):
+            self.names, terms = np.unique(terms, return_inverse=True)
+        self.count = dim if self.names is None else len(self.names)
+        self._numbers = terms.astype(np.uint32, copy=False)
+        if lists is None:
+            made = kernels.sparse_invert(rows[0], self._numbers, rows[2] if impacts is None else impacts, self.count, SHARE)
+            lists = dict(zip(PARTS, made, strict=True))
+        self.lists = lists
+        self.plain = self.net()
+
+    def net(self, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1) -> Any:
+        """What a search is over; weights count for what `sparse_net` says. None without rows."""
+        if not len(self):
+            return None
+        most, *lists = (self.lists[name] for name in PARTS[1:])
+        return self._kernels.sparse_net(self.rows[0], self._numbers, self.rows[2], most, *lists, norms, gain, shift, extra, stretch)
+
+    def __len__(self) -> int:
+        return len(self.rows[0]) - 1
+
+    def numbered(self, terms: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The lists of terms, and their factors, without those that no row has."""
+        if self.names is not None:
+            at = np.minimum(np.searchsorted(self.names, terms), max(self.count - 1, 0))
+            there = self.names[at] == terms if self.count else np.zeros(len(terms), bool)
+            terms, factors = at[there], factors[there]
+        return terms.astype(np.uint32, copy=False), factors
+
+    def search(
+        self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None = None, cut: int = 0, depth: int = 0, net: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(rows int64 (k,), scores float32 (k,)) of distinct terms and their factors float32, largest first, then -1 and -inf."""
+        if self.plain is None:
+            return np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
+        found: tuple[np.ndarray, np.ndarray] = self._kernels.sparse_search(net or self.plain, terms, factors, k, cut, depth, mask)
+        return found
+
+    @classmethod
+    def joined(cls, parts: Sequence[Postings]) -> Postings:
+        """One of several of weights as they are, their rows one after the other. O(entries)."""
+        starts = [np.zeros(1, np.int64)]
+        for part in parts:
+            starts.append(part.rows[0][1:] + starts[-1][-1])
+        rows = np.concatenate(starts), np.concatenate([part.rows[1] for part in parts]), np.concatenate([part.rows[2] for part in parts])
+        return cls(rows, parts[0].dim, parts[0]._kernels)
+
+    def having(self, term: int) -> np.ndarray:
+        """bool (n,): the rows that have a term, by its number."""
+        starts, rows, dense_of, dense = (self.lists[name] for name in ("starts", "rows", "dense_of", "dense"))
+        has = np.zeros(-(-len(self) // CHUNK) * CHUNK, bool)
+        at = 0
+        for chunk in range(len(has) // CHUNK):
+            key, part = chunk * self.count + term, has[chunk * CHUNK : (chunk + 1) * CHUNK]
+            width = -(-min(len(self) - chunk * CHUNK, CHUNK) // 256) * 256
+            first, here, last = np.searchsorted(dense_of, [chunk * self.count, key, (chunk + 1) * self.count])
+            if here < last and dense_of[here] == key:
+                begin = at + (here - first) * width
+                part[:width] = dense[begin : begin + width] != 0
+            part[rows[starts[key] : starts[key + 1]]] = True
+            at += int(last - first) * width
+        return has[: len(self)]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a file holds of it, beside the rows."""
+        return self.lists
+
+
+def restored(rows: Csr, dim: int, kernels: Any, arrays: dict[str, np.ndarray]) -> Postings:
+    """Over arrays from a file; `ValueError` or `InvalidArgumentError` where they do not fit together."""
+    starts, terms, weights = rows
+    kinds = {"counts": np.uint32, "most": np.float32, "starts": np.int64, "rows": np.uint16, "impacts": np.uint8, "dense_of": np.int64, "dense": np.uint8}
+    lists = {name: arrays[name] for name in PARTS}
+    wrong = [name for name, kind in kinds.items() if lists[name].dtype != kind or lists[name].ndim != 1]
+    if wrong or starts.dtype != np.int64 or terms.dtype != np.uint32 or weights.dtype != np.float32:
+        raise ValueError(f"rows of {starts.dtype}, {terms.dtype}, {weights.dtype}; wrong lists: {', '.join(wrong) or 'none'}")
+    if len(starts) < 1 or starts[0] != 0 or starts[-1] != len(terms) or len(terms) != len(weights) or (np.diff(starts) < 0).any() or (terms >= dim).any():
+        raise ValueError(f"{len(starts)} begins of {len(terms)} terms and {len(weights)} weights")
+    made = Postings(rows, dim, kernels, lists=lists)
+    if not np.isfinite(lists["most"]).all() or len(lists["counts"]) != made.count or len(lists["most"]) != made.count:
+        raise ValueError(f"{len(lists['counts'])} counts and {len(lists['most'])} largest weights of {made.count} lists")
+    return made

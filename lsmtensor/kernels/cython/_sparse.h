@@ -1,0 +1,203 @@
+/* Posting lists: _sparse_body.h compiled once per instruction set, chosen at run time; see `sparse_net` in contract_sparse.py. */
+#ifndef LSMTENSOR_SPARSE_H
+#define LSMTENSOR_SPARSE_H
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* rows of a chunk: their numbers fit 16 bits, their bounds the second-level cache */
+#define SPARSE_CHUNK 65536
+/* rows whose bounds lie in registers together, and of how many of them the largest bound is kept: one of each stripe */
+#define SPARSE_BLOCK 256
+#define SPARSE_STRIPES 32
+/* lists whose bounds are added up, at most: the others count as one bound of every row */
+#define SPARSE_TERMS 200
+
+typedef struct {
+    /* rows: where each begins, its terms, their weights */
+    const int64_t *row_starts;
+    const uint32_t *terms;
+    const float *weights;
+    /* of saturating weights (BM25): a divisor a row, see `worth` */
+    const float *norms;
+    float gain, shift, extra;
+    /* lists: how large their weights are, where they begin chunk by chunk, rows within the chunk, 255ths of the largest */
+    const float *most;
+    const int64_t *starts;
+    const uint16_t *rows;
+    const uint8_t *impacts;
+    /* those of many rows: chunk * lists + list, rising; 255ths of every row of the chunk */
+    const int64_t *dense_of;
+    const uint8_t *dense;
+    /* of them those of whole chunks; only the last chunk may be narrower */
+    int64_t n, lists, dense_count, dense_full;
+    float stretch;
+} sparse_net;
+
+typedef struct { uint32_t term; float factor; } sparse_slot;
+
+typedef struct {
+    uint16_t sums[SPARSE_CHUNK], tops[SPARSE_CHUNK / SPARSE_BLOCK * SPARSE_STRIPES];
+    uint32_t found[SPARSE_CHUNK];
+    const uint8_t *wide[SPARSE_TERMS];
+    uint32_t wide_by[SPARSE_TERMS];
+    /* of a query: its terms by falling bound, and what a bound of 65535 is made of */
+    uint32_t *terms, *by;
+    float *factors, *bounds;
+    int64_t room;
+    /* factors by term */
+    sparse_slot *slots;
+    uint32_t slot_mask;
+    /* when not all are looked at: the best by bound so far */
+    uint64_t *pool;
+    int64_t pool_room;
+} sparse_scratch;
+
+static inline uint32_t sparse_place(uint32_t term) { return (term * 0x9E3779B1u) >> 8; }
+
+static inline int64_t sparse_width(const sparse_net *g, int64_t chunk)
+{
+    int64_t left = g->n - chunk * SPARSE_CHUNK, n = left < SPARSE_CHUNK ? left : SPARSE_CHUNK;
+    return (n + SPARSE_BLOCK - 1) / SPARSE_BLOCK * SPARSE_BLOCK;
+}
+
+/* Every row of a list of many rows in a chunk, or NULL. */
+static const uint8_t *sparse_wide(const sparse_net *g, int64_t chunk, uint32_t term)
+{
+    int64_t key = chunk * g->lists + term, low = 0, high = g->dense_count, full = g->dense_full;
+    while (low < high) {
+        int64_t middle = (low + high) >> 1;
+        if (g->dense_of[middle] < key) low = middle + 1; else high = middle;
+    }
+    if (low == g->dense_count || g->dense_of[low] != key) return NULL;
+    return low < full ? g->dense + low * SPARSE_CHUNK : g->dense + full * SPARSE_CHUNK + (low - full) * sparse_width(g, chunk);
+}
+
+/* Keep (score, row) among the k best, larger first, then lower rows; how many there are. */
+static inline int64_t sparse_put(float *best, int64_t *ids, int64_t size, int64_t k, float score, int64_t row)
+{
+    if (size == k) {
+        if (score < best[k - 1] || (score == best[k - 1] && row > ids[k - 1])) return size;
+        size--;
+    }
+    int64_t at = size;
+    for (; at > 0 && (best[at - 1] < score || (best[at - 1] == score && ids[at - 1] > row)); at--) best[at] = best[at - 1], ids[at] = ids[at - 1];
+    best[at] = score, ids[at] = row;
+    return size + 1;
+}
+
+/* Room for m terms and a pool; 0 without memory. */
+static int sparse_reserve(sparse_scratch *s, int64_t m, int64_t pool)
+{
+    if (m > s->room) {
+        uint32_t slots = 256;
+        while (slots < 4 * m) slots *= 2;
+        free(s->terms), free(s->by), free(s->factors), free(s->bounds), free(s->slots);
+        s->terms = malloc(m * 4), s->by = malloc(m * 4), s->factors = malloc(m * 4), s->bounds = malloc(m * 4);
+        s->slots = malloc(slots * sizeof *s->slots);
+        s->slot_mask = slots - 1, s->room = m;
+        if (!s->terms || !s->by || !s->factors || !s->bounds || !s->slots) return s->room = 0;
+    }
+    if (pool > s->pool_room) {
+        free(s->pool);
+        s->pool = malloc(pool * sizeof *s->pool), s->pool_room = s->pool ? pool : 0;
+        if (!s->pool) return 0;
+    }
+    return 1;
+}
+
+static void sparse_free(sparse_scratch *s)
+{
+    if (s) free(s->terms), free(s->by), free(s->factors), free(s->bounds), free(s->slots), free(s->pool), free(s);
+}
+
+#define LANES 4
+#define ISA(name) sparse_##name##_base
+#include "_sparse_body.h"
+#undef ISA
+#undef LANES
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LANES 8
+#define ISA(name) sparse_##name##_avx2
+#include "_sparse_body.h"
+#undef ISA
+#undef LANES
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")
+#define LANES 16
+#define ISA(name) sparse_##name##_avx512
+#include "_sparse_body.h"
+#undef ISA
+#undef LANES
+#pragma GCC pop_options
+#endif
+
+typedef struct {
+    const char *name;
+    int64_t (*search)(const sparse_net *, const uint32_t *, const float *, int64_t, int64_t, int64_t, int64_t, const uint8_t *, sparse_scratch *,
+                      int64_t *, float *);
+} sparse_table;
+
+static const sparse_table sparse_tables[] = {
+    {"baseline", sparse_search_base},
+#if defined(__x86_64__) && defined(__GNUC__)
+    {"avx2", sparse_search_avx2},
+    {"avx512", sparse_search_avx512},
+#endif
+};
+
+static const sparse_table *sparse_chosen = &sparse_tables[0];
+
+static int sparse_can_run(const char *name)
+{
+    if (!strcmp(name, "baseline")) return 1;
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(name, "avx2")) return avx2;
+    if (!strcmp(name, "avx512"))
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#endif
+    return 0;
+}
+
+/* Choose by name, or without one the widest that this processor runs; 0 when it cannot. */
+static int sparse_choose(const char *name)
+{
+    for (int i = (int)(sizeof sparse_tables / sizeof *sparse_tables) - 1; i >= 0; i--)
+        if ((!name || !strcmp(name, sparse_tables[i].name)) && sparse_can_run(sparse_tables[i].name)) {
+            sparse_chosen = &sparse_tables[i];
+            return 1;
+        }
+    return 0;
+}
+
+/* Rows to lists, weights to 255ths of the largest, rounded up. ``at`` (chunks, lists) is where the next posting of a list goes, or for one of every row
+   minus one less the place of its first row in ``dense``. */
+static void sparse_fill(const int64_t *row_starts, const uint32_t *terms, const float *weights, const float *most, int64_t n, int64_t lists,
+                        int64_t *at, uint16_t *rows, uint8_t *impacts, uint8_t *dense)
+{
+    for (int64_t row = 0; row < n; row++) {
+        int64_t *next = at + row / SPARSE_CHUNK * lists;
+        for (int64_t p = row_starts[row]; p < row_starts[row + 1]; p++) {
+            double size = fabs((double)weights[p]), step = (double)most[terms[p]] / 255;
+            int64_t units = (int64_t)(size / step), place = next[terms[p]];
+            units += units * step < size;
+            uint8_t impact = (uint8_t)(units > 255 ? 255 : units < 1 ? 1 : units);
+            if (place < 0) {
+                dense[-1 - place + row % SPARSE_CHUNK] = impact;
+            } else {
+                rows[place] = (uint16_t)(row % SPARSE_CHUNK), impacts[place] = impact;
+                next[terms[p]] = place + 1;
+            }
+        }
+    }
+}
+#endif
