@@ -2,7 +2,8 @@
 # make bench  the ingest and search benchmarks      make test-all  the slow tests too
 # make reliability  faults by the thousand, and docs/reliability.md written from what came of them (20 min)
 # make asv    the suite of asv_bench/ once, on what is installed
-# make peers  us beside other libraries, into docs/peers.md (QUICK=--quick: a glance)
+# make peers  us beside other libraries, into docs/peers.md, within MINUTES=36 (QUICK=--quick: a glance; SETS='…' other vectors)
+# make scale  curves over 10 thousand to a million rows, into docs/scale.md (15 min)
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -51,9 +52,17 @@ bench: .venv/dev
 asv: .venv/dev
 	cd asv_bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv run --quick -E existing --launch-method forkserver
 
+# the bundled data with all kinds of peers, then vectors alone over larger sets; each within a third of the time
+SETS ?= clustered(rows=200000,dim=128,clusters=2000)
+MINUTES ?= 36
 peers: .venv/dev
 	$(PIP) '.[peers]' || echo 'some peers do not install here; they are left out'
-	$(BIN)/lsmtensor bench peers $(QUICK) --out runs
+	$(BIN)/lsmtensor bench peers $(QUICK) --minutes $$(($(MINUTES) / 3)) --out runs
+	$(if $(QUICK),,for set in $(foreach set,$(SETS),'$(set)'); do $(BIN)/lsmtensor bench peers --only '^dense' --data "$$set" --rounds 3 --minutes $$(($(MINUTES) / 3)) --out runs || exit 1; done)
 	$(BIN)/python -m lsmtensor.bench.peers.page runs/peers.jsonl docs/peers.md
 
-.PHONY: help run lint test test-all reliability bench asv peers
+scale: .venv/dev
+	$(BIN)/lsmtensor bench scale --rounds 1 --warmup 0 --out runs
+	$(BIN)/python -m lsmtensor.bench.scale_page runs/scale.jsonl docs/scale.md
+
+.PHONY: help run lint test test-all reliability bench asv peers scale

@@ -111,6 +111,7 @@ def run(path: str, out: str, data: str | None, kills: int, seed: int | None, fig
 @click.option("--folder", type=click.Path(file_okay=False), help="Where files are written; the disk that is measured.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--pin/--no-pin", default=True, show_default=True, help="Keep everything on one core.")
+@click.option("--minutes", type=click.FloatRange(0), default=float("inf"), help="No round that would end later, inputs included; one at least.")
 @click.option("--only", default="", metavar="PATTERN", help="The cases whose name it is found in.")
 @click.option("--twice", is_flag=True, help="A/A: every case beside itself, to know the noise.")
 @click.option("--vary", multiple=True, metavar="NAME=A,B", help="A run for each value of a setting, such as wal.sync=none,group.")
@@ -180,7 +181,7 @@ def _options(given: dict[str, Any]) -> Options:
         config=_config(given["config_path"], given["settings"], given["seed"]), rounds=given["rounds"] or (3 if given["quick"] else 9),
         warmup=given["warmup"], quick=given["quick"], seed=given["seed"], kernels=_words(given["kernel"]), indexes=_words(given["index"]),
         peers=peers, data=given["data"], folder=given["folder"], pin=given["pin"], twice=given["twice"],
-        only=given["only"],
+        only=given["only"], minutes=given["minutes"],
     )  # fmt: skip
 
 

@@ -350,3 +350,30 @@ def test_latencies_tell_no_percentile_that_they_cannot_know():
     assert set(latency.percentiles("get", [1e-6] * 200)) == {"get p50 us", "get p90 us"} and latency.percentiles("", [2e-3], "ms") == {"p50 ms": 2.0}
     assert set(latency.percentiles("x", [1.0] * 20_000)) == {"x p50 us", "x p90 us", "x p99 us", "x p99.9 us"}
     assert len(latency.each(lambda i: None, range(7))) == 7
+
+
+def test_rounds_end_in_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(runner, "pace", lambda: 0.001)
+    workload = counted([])
+    run = workload.run
+    workload.run = lambda state, case: (now.__setitem__(0, now[0] + 30), run(state, case))[1]
+    result = runner.run(workload, runner.Options(rounds=9, warmup=0, minutes=3.5), quiet)
+    assert result.records[0]["rounds"] == 3 and not result.interrupted
+    now[0] = 0.0
+    assert runner.run(workload, runner.Options(rounds=9, warmup=0, minutes=0), quiet).records[0]["rounds"] == 1
+
+
+def test_what_each_call_did(tmp_path):
+    import pyarrow as pa
+
+    from lsmtensor.bench.counted import counted
+
+    with lt.open(str(tmp_path / "x.lsm")) as db:
+        table = db.create_table("t", lt.Schema([lt.Column("k", pa.int64()), lt.Column("v", pa.int64())], primary_key="k"))
+        table.insert({"k": np.arange(100), "v": np.arange(100)})
+        db.flush()
+        made = counted(lambda keys: table.get_many(keys), [[1], [2, 3, 400]])
+    rows = {(r["call"], r["counter"]): r["amount"] for r in made.to_pylist()}
+    assert (rows[0, "keys_found"], rows[1, "keys_found"]) == (1, 2) and rows[0, "seconds"] > 0 and made.schema.names == ["call", "counter", "amount"]

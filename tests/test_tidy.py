@@ -117,10 +117,17 @@ def test_import_is_light():
     assert not {"numba", "cupy", "numpy", "pyarrow", "rich", "lsmtensor.database"} & set(loaded)
 
 
-def test_opening_loads_no_compiler_and_no_plots(tmp_path):
-    code = f"import sys, lsmtensor as lt; lt.open({str(tmp_path / 'x.lsm')!r}).close(); print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numba", "cupy", "matplotlib", "rich", "pandas"} & set(loaded)
+def test_first_impressions_by_what_is_loaded(tmp_path):
+    """Counted, not timed: modules beside numpy and pyarrow, after the import and after a database was opened, written to and asked for a row."""
+    code = (
+        "import sys, numpy, pyarrow as pa; before = set(sys.modules); import lsmtensor as lt; print(len(set(sys.modules) - before));"
+        f"db = lt.open({str(tmp_path / 'x.lsm')!r}); schema = lt.Schema([lt.Column('k', pa.string()), lt.Column('v', pa.int64())], primary_key='k');"
+        "t = db.create_table('t', schema); t.put('a', {'v': 1}); assert t.get('a') == {'k': 'a', 'v': 1}; db.close(); print(*(set(sys.modules) - before))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    loaded = set(said[1].split())
+    assert int(said[0]) <= 5 and len(loaded) <= 260, "a plain import or a first open loads more than it did: import it where it is used"
+    assert not {"numba", "cupy", "matplotlib", "rich", "pandas", "scipy", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet"} & loaded
 
 
 def test_public_names_are_there():

@@ -60,6 +60,7 @@ class Options:
     pin: bool = True
     twice: bool = False
     only: str = ""
+    minutes: float = float("inf")
 
     @property
     def path(self) -> Path:
@@ -99,6 +100,7 @@ def run(workload: ModuleType, options: Options, say: Callable[[str], None] = pri
     with a ``journal`` the next run with the same options and code goes on behind them."""
     name = workload.__name__.rsplit(".", 1)[-1].replace("_", "-")
     say(f"{name}: building inputs")
+    stop = time.perf_counter() + 60 * options.minutes
     with _folder(name, options) as options:
         state = workload.setup(options)
         try:
@@ -107,7 +109,7 @@ def run(workload: ModuleType, options: Options, say: Callable[[str], None] = pri
             kept = Journal(journal, _same(common, cases, options))
             interrupted = False
             try:
-                for number, samples, seconds in _rounds(workload, state, options, kept.count, say):
+                for number, samples, seconds in _rounds(workload, state, options, kept.count, stop, say):
                     kept.add(number, samples, seconds)
             except KeyboardInterrupt:
                 if not kept.count:
@@ -159,13 +161,17 @@ def _folder(name: str, options: Options) -> Iterator[Options]:
 
 
 def _rounds(
-    workload: ModuleType, state: Any, options: Options, done: int, say: Callable[[str], None]
+    workload: ModuleType, state: Any, options: Options, done: int, stop: float, say: Callable[[str], None]
 ) -> Iterator[tuple[int, dict[str, Measures], float]]:
-    """(number, measures by case, seconds of the fixed work) of each round from ``done`` on."""
+    """(number, measures by case, seconds of the fixed work) of each round from ``done`` on; none that would end beyond the ``minutes`` of the run, but one."""
     begin = time.perf_counter()
     for number in [*range(-options.warmup, 0), *range(done, options.rounds)] if done < options.rounds else []:
         ran = max(0, number) - done
-        left = f", {duration((time.perf_counter() - begin) / ran * (options.rounds - number))} left" if ran > 0 else ""
+        each = (time.perf_counter() - begin) / max(1, ran)
+        if ran > 0 and time.perf_counter() + each > stop:
+            say(f"{number} rounds: another would end beyond {options.minutes:g} minutes")
+            return
+        left = f", {duration(each * (options.rounds - number))} left" if ran > 0 else ""
         say(f"round {number + 1} of {options.rounds}{left}" if number >= 0 else "warm-up")
         if number == done:
             begin = time.perf_counter()

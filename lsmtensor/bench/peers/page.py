@@ -14,29 +14,38 @@ RECALLS = (0.90, 0.95, 0.99)
 
 
 def figures(records: Iterable[dict[str, Any]]) -> str:
-    """Markdown tables of the newest run among records of ``bench peers``."""
-    mine = [r for r in records if r["workload"] == "peers"]
-    newest = max(r["started"] for r in mine)
-    mine = [r for r in mine if r["started"] == newest]
-    first, parts = mine[0], []
-    by = {kind: [r for r in mine if r.get("kind") == kind] for kind in ("dense", "words", "keys", "arrays")}
-    if by["dense"]:
-        parts += [f"## Nearest vectors: {first['dataset']['rows']:,} x {first['dataset']['dim']}, cosine, top 10, one query at a time", _dense(by["dense"])]
-    if by["words"]:
-        parts += ["## Best texts: BM25 over the packages' descriptions, top 10", _plain(by["words"], ("build_seconds", "same as ours"))]
-    if by["keys"]:
-        parts += ["## Small rows: 16-byte keys, 100-byte values", _plain(by["keys"], ("promise",))]
-    if by["arrays"]:
-        parts += ["## Large arrays", _plain(by["arrays"], ("promise",))]
-    ratios = [r for r in mine if r["who"] == "ratio"]
+    """Markdown tables of ``bench peers``: the newest run over each data set for the nearest vectors, the newest of all for the rest."""
+    newest: dict[str, list[dict[str, Any]]] = {}
+    for r in (r for r in records if r["workload"] == "peers"):
+        name = r["dataset"]["name"]
+        if newest.get(name) and newest[name][0]["started"] < r["started"]:
+            del newest[name]
+        newest.setdefault(name, []).append(r)
+    parts: list[str] = []
+    for mine in newest.values():
+        about = mine[0]["dataset"]
+        if dense := [r for r in mine if r.get("kind") == "dense"]:
+            metric = about.get("metric", "cosine")
+            parts += [f"## Nearest vectors: {about['name']}, {about['rows']:,} x {about['dim']}, {metric}, top 10, one query at a time", _dense(dense)]
+    last = list(newest.values())[-1]
+    of = {kind: next((k for mine in reversed(newest.values()) if (k := [r for r in mine if r.get("kind") == kind])), []) for kind in ("words", "keys", "arrays")}
+    if of["words"]:
+        parts += ["## Best texts: BM25 over the packages' descriptions, top 10", _plain(of["words"], ("build_seconds", "same as ours"))]
+    if of["keys"]:
+        parts += ["## Small rows: 16-byte keys, 100-byte values", _plain(of["keys"], ("promise",))]
+    if of["arrays"]:
+        parts += ["## Large arrays", _plain(of["arrays"], ("promise",))]
+    ratios = [r for mine in newest.values() for r in mine if r["who"] == "ratio"]
     if ratios:
-        lines = [f"| {r['case'].removeprefix('ratio: ')} | {_spread(r['summary']['ratio'])} |" for r in ratios]
-        parts += ["## Ours over the best peer, round by round", "\n".join(["| ratio | median (quartiles) |", "|---|---|", *lines])]
+        lines = [f"| {r['case'].removeprefix('ratio: ')} | {r['dataset']['name']} | {_spread(r['summary']['ratio'])} |" for r in ratios]
+        parts += ["## Ours over the best peer, round by round", "\n".join(["| ratio | vectors | median (quartiles) |", "|---|---|---|", *lines])]
+    first = last[0]
     quick = " Quick: small inputs and few rounds, a glance and not a figure." if first["quick"] else ""
     code, machine = first["code"], first["machine"]
+    sets = ", ".join(f"{mine[0]['dataset']['name']} (sha256 {mine[0]['dataset']['sha256'][:16]}…, {mine[0]['rounds']} rounds)" for mine in newest.values())
     told = (
-        f"{first['started']}, {first['rounds']} rounds, peers alternating in one process on one core, medians; {machine['cpu']}, Python {machine['python']}; "
-        f"lsmtensor {code['version']} ({(code['commit'] or 'no commit')[:12]}); data {first['dataset']['name']}, sha256 {first['dataset']['sha256'][:16]}….{quick}"
+        f"{first['started']}, peers alternating in one process on one core, medians; {machine['cpu']}, Python {machine['python']}; "
+        f"lsmtensor {code['version']} ({(code['commit'] or 'no commit')[:12]}); vectors: {sets}.{quick}"
     )
     return "\n\n".join([told, *parts, *(f"*{line}.*" for line in absent())])
 

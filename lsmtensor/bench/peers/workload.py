@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import datasets
-from ..recall import recall, truth
+from .. import datasets, vectors
+from ..recall import recall
 from ..runner import Options, Ratio
 from .base import KINDS, OWN, Arrays, Dense, Keys, Peer, Words, choose
 
@@ -26,10 +26,7 @@ LEAST = 0.9
 @dataclass
 class State:
     folder: Path
-    about: dict[str, Any]
-    points: np.ndarray
-    queries: np.ndarray
-    true: np.ndarray
+    data: vectors.Vectors
     texts: list[str]
     words: list[str]
     best: list[set[int]]
@@ -43,19 +40,16 @@ class State:
 
 
 def setup(options: Options) -> State:
-    data = datasets.debian(options.data)
-    rng = np.random.default_rng(options.seed)
-    order = rng.permutation(len(data))
-    count = 100 if options.quick else 400
-    points = np.ascontiguousarray(data.embeddings[np.sort(order[count:])])
-    queries = np.ascontiguousarray(data.embeddings[order[:count]])
-    texts = [t or "" for t in data.packages.column("description").to_pylist()]
+    rng, count = np.random.default_rng(options.seed), 100 if options.quick else 400
+    data = vectors.load(options.data, count, K, options.seed)
+    real = datasets.debian(options.data if options.data and Path(options.data).is_dir() else None)
+    texts = [t or "" for t in real.packages.column("description").to_pylist()]
     rows = 5000 if options.quick else 50_000
     keys = [hashlib.md5(str(i).encode(), usedforsecurity=False).digest() for i in range(rows)]
     side = 512 if options.quick else 2048
     arrays = {f"layer{i}": rng.standard_normal((side, side), dtype=np.float32) for i in range(8)}
     state = State(
-        options.path, data.describe(), points, queries, truth(points, queries, K), texts, _questions(texts, count, rng), [],
+        options.path, data, texts, _questions(texts, count, rng), [],
         keys, [rng.bytes(100) for _ in range(BATCH)], arrays,
     )  # fmt: skip
     chosen = {kind: choose(kind, options.peers) for kind in KINDS}
@@ -88,14 +82,14 @@ def _questions(texts: list[str], count: int, rng: np.random.Generator) -> list[s
 
 def _add_dense(state: State, name: str, peer: Dense, options: Options) -> None:
     begin = time.perf_counter()
-    peer.build(state.points)
+    peer.build(state.data.points, state.data.metric)
     about = {"who": _who(name), "kind": "dense", "peer": name, "build_seconds": time.perf_counter() - begin, "bytes": peer.bytes()}
     settings = peer.settings[:: 2 if options.quick and len(peer.settings) > 3 else 1]
     for setting in settings:
         case = " ".join([f"dense: {name}", *(f"{k}={v}" for k, v in setting.items())])
         state.peers[case], state.cases[case] = peer, {**about, "params": setting}
-        found = np.array([peer.search(q, K, **setting) for q in state.queries])
-        state.recalls[case] = state.cases[case]["recall@10"] = recall(found, state.true)
+        found = np.array([peer.search(q, K, **setting) for q in state.data.queries])
+        state.recalls[case] = state.cases[case]["recall@10"] = recall(found, state.data.true)
 
 
 def _add_words(state: State, name: str, peer: Words) -> None:
@@ -116,7 +110,7 @@ def cases(state: State) -> dict[str, dict[str, Any]]:
 
 
 def dataset(state: State) -> dict[str, Any]:
-    return state.about
+    return state.data.about
 
 
 def ratios(state: State) -> list[Ratio]:
@@ -153,11 +147,11 @@ def run(state: State, case: str) -> dict[str, float]:
 
 
 def _dense(state: State, peer: Dense, setting: dict[str, int]) -> dict[str, float]:
-    peer.search(state.queries[0], K, **setting)
+    peer.search(state.data.queries[0], K, **setting)
     begin = time.perf_counter()
-    found = [peer.search(q, K, **setting) for q in state.queries]
+    found = [peer.search(q, K, **setting) for q in state.data.queries]
     seconds = time.perf_counter() - begin
-    return {"queries/s": len(found) / seconds, "recall@10": recall(np.array(found), state.true)}
+    return {"queries/s": len(found) / seconds, "recall@10": recall(np.array(found), state.data.true)}
 
 
 def _keys(state: State, peer: Keys, folder: Path) -> dict[str, float]:
