@@ -227,7 +227,7 @@ def test_compare_is_right_about_as_often_as_it_says():
     assert called <= 24
 
 
-@pytest.mark.parametrize("name", ["db-bench", "mixed", "recovery", "streaming", "ycsb"])
+@pytest.mark.parametrize("name", ["db-bench", "hybrid", "mixed", "recovery", "sparse", "streaming", "ycsb"])
 def test_a_workload_runs_and_leaves_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = runner.run(runner.load(name), runner.Options(rounds=1, warmup=0, quick=True), lambda text: None)

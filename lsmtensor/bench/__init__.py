@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-WORKLOADS = ("amplification", "ann", "commits", "db-bench", "disk", "gpu", "ingest", "kernels", "mixed", "peers", "point", "quant", "recovery", "scale", "streaming", "tensor-io", "ycsb")
+WORKLOADS = ("amplification", "ann", "commits", "db-bench", "disk", "gpu", "hybrid", "ingest", "kernels", "mixed", "peers", "point", "quant", "recovery", "scale", "sparse", "streaming", "tensor-io", "ycsb")

@@ -19,9 +19,10 @@ from ..indexes.analyze import TextSpec
 from ..indexes.text import ranked, together
 from ..lsm.lists import sparse_lists, text_lists
 from ..lsm.segments import marks_of
+from ..lsm.source import RunSource
 from ..lsm.state import View
 from ..registry import Spec
-from .dense import merged, visible
+from .dense import answer_schema, merged, visible
 
 Found = tuple[np.ndarray, np.ndarray]
 Masks = list[np.ndarray | None]
@@ -123,6 +124,12 @@ def _masks(view: View, number: int, where: Any, parts: Sequence[Any]) -> Masks:
 
 
 def _answered(view: View, found: list[Found], k: int, columns: Sequence[str] | None) -> pa.Table:
+    if len(found) == 1 and isinstance(view.sources[0], RunSource):
+        # rows of a run are in order of their keys, and equal scores in that of rows
+        rows, scores = found[0]
+        count = int(np.count_nonzero(rows >= 0))
+        table = view.rows(np.zeros(count, np.int64), rows[:count], answer_schema(view, columns))
+        return table.append_column("_score", pa.array(scores[:count]))
     near = [(rows[None, :], -scores[None, :]) for rows, scores in found]
     table = merged(view, near, np.empty((1, 0)), k, columns, True)
     place = table.schema.get_field_index("_distance")
