@@ -230,3 +230,28 @@ def test_a_plain_reader_opens_the_files(db):
         assert table.column_names == ["id", "data", "_seq", "_op"]
         buffers = [chunk.buffers()[1] for chunk in table.column("data").chunks]
         assert all((np.frombuffer(b, np.int64) % 64 == 0).all() for b in buffers), "every value begins on a multiple of 64"
+
+
+def test_cold_values_are_compressed_when_a_merge_is_asked_to(tmp_path):
+    schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("image", lt.ragged("uint8", 2))], "id")
+    images = [np.full((100, 100 + i), i, np.uint8) for i in range(20)]
+    with lt.open(str(tmp_path / "db"), config=CONFIG.with_set("compaction.codec=zstd")) as db:
+        db.create_table("t", schema, history="none")
+        db["t"].upsert({"id": range(20), "image": images})
+        (plain,) = blob_runs(db)
+        assert plain.run.bytes > sum(a.nbytes for a in images)
+        db.compact()
+        assert sum(r.run.bytes for r in blob_runs(db)) < 0.1 * plain.run.bytes
+        db["t"].upsert({"id": [3], "image": [images[4]]})
+        db.compact()
+        assert all(np.array_equal(db["t"].get(i)["image"], images[4 if i == 3 else i]) for i in range(20)) and db.verify()
+
+
+def test_reading_a_value_copies_nothing(db):
+    given = rows(range(30))
+    db["t"].upsert(given)
+    (run,) = blob_runs(db)
+    low = run.reader(0)._base
+    for array in db["t"].get_many([8]).column("image").chunks:
+        at = array.storage.field(0).values.buffers()[1].address
+        assert low < at < low + run.run.bytes and at % 64 == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lsmtensor as lt
@@ -91,6 +91,19 @@ def test_int8_errs_by_half_a_step():
     qz = quant.create("int8", dim=40)
     step = np.abs(x).max(1, keepdims=True) / 127
     assert (np.abs(qz.decode(qz.encode(x)) - x) <= 0.5001 * step).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["fp16", "bf16", "int8", "int8(affine=True)", "int8(per=channel)", "int8(per=tensor, affine=True)", "scalar(bits=8)", "scalar(bits=3, range=quantile)"]),
+    st.integers(1, 20), st.integers(0, 2**32), st.floats(-6, 6),
+)  # fmt: skip
+def test_no_error_is_over_its_bound(spec, dim, seed, magnitude):
+    x = (np.random.default_rng(seed).standard_t(3, (40, dim)) * 10.0**magnitude).astype(np.float32)
+    qz = quant.create(spec, dim=dim).fit(x[:20])
+    bound = qz.bound(x)
+    assert bound.shape == x.shape and (np.abs(qz.decode(qz.encode(x)) - x) <= bound).all()
+    assert quant.create("binary", dim=dim).fit(x).bound(x) is None
 
 
 def test_kmeans():

@@ -1,8 +1,8 @@
 """Large values of table columns: written once to blob files, referred to by rows, collected when nothing refers to them.
 
-A blob file is a table file of the system table ``_blobs``: ((file, number) → bytes), so that all that checks, links, copies and
-repairs files knows it. ``file`` is the number of the file that a value was first written to, which rewriting does not change. Values
-leave their rows when a table file is written; merges carry the references on. What is referred to is known from the layout alone.
+A blob file is a table file of the system table ``_blobs`` (id → bytes), so that all that checks, links, copies and repairs files knows
+it. An id tells the file that a value was first written to, which rewriting does not change. Values leave their rows when a table file
+is written; merges carry the references on. How much of a blob file is referred to is known from the layout alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 BLOBS = "_blobs"
 BLOBS_SCHEMA = Schema([Column("id", pa.int64()), Column("data", pa.large_binary())], primary_key="id")
+ALONE_BYTES = 256  # about what a row costs that is a group by itself
 PIECE_BYTES = 16 << 20  # of values to a batch of references, so that what reads a batch holds no more of them
 NEWEST = np.iinfo(np.int64).max
 Kinds = dict[str, Coded]
@@ -51,7 +52,8 @@ class Blobs:
         row = -1 if run is None else int(run.find(keyspace.one(reference.id), NEWEST)[0])
         if run is None or row < 0:
             raise CorruptionError(f"value {reference.id % FILE} of blob file {reference.file} is nowhere")
-        data = np.frombuffer(run.one_batch(row, row + 1, "data")[0].as_buffer(), np.uint8)
+        (low, high), data = outside.parts(run.one_batch(row, row + 1, "data"))
+        data = data[low:high]
         if len(data) != reference.size:
             raise CorruptionError(f"value {reference.id % FILE} has {len(data)} bytes; its row says {reference.size}", run.files[0].path, 0)
         return data
@@ -101,14 +103,14 @@ def leaving(batch: pa.RecordBatch, physical: pa.Schema, chains: dict[str, Chain]
 
 
 def _large(array: pa.Array, limit: int) -> bool:
-    """Whether some value of a tensor column has more bytes than ``limit``."""
+    """Whether values of more than ``limit`` bytes are most of a tensor column, and its rows not so many that each by itself would cost more."""
     storage = storage_of(array)
     if pa.types.is_fixed_size_list(storage.type):
         return bool(storage.type.list_size * storage.type.value_type.bit_width // 8 > limit and storage.null_count < len(storage))
     lists = [storage.field(i) for i in range(storage.type.num_fields)]
-    widest = max((lists_ for lists_ in lists if pa.types.is_list(lists_.type)), key=lambda a: a.type.value_type.bit_width)
-    longest = int(np.diff(widest.offsets.to_numpy()).max(initial=0))
-    return bool(longest * widest.type.value_type.bit_width // 8 > limit)
+    sizes = sum(np.diff(one.offsets.to_numpy()).astype(np.int64) * (one.type.value_type.bit_width // 8) for one in lists if pa.types.is_list(one.type))
+    total = int(np.sum(sizes))
+    return bool(2 * int(np.sum(sizes, where=sizes > limit)) > total >= ALONE_BYTES * len(storage))
 
 
 class Carrying:
@@ -174,8 +176,9 @@ class Leaving:
         self._next += len(rows)
         columns = [pa.array(ids), values, seqs.take(pa.array(rows)), pa.array(np.ones(len(rows), np.uint8))]
         self._writer.add(pa.RecordBatch.from_arrays(columns, schema=physical_schema(BLOBS_SCHEMA)), columns[0])
-        data = (np.frombuffer(value.as_buffer(), np.uint8) for value in values)
-        return [Reference(number, len(bytes_), outside.digest_of(bytes_)) for number, bytes_ in zip(ids.tolist(), data, strict=True)]
+        ends, data = outside.parts(values)
+        groups = (data[low:high] for low, high in zip(ends[:-1], ends[1:], strict=True))
+        return [Reference(own, len(group), outside.digest_of(group)) for own, group in zip(ids.tolist(), groups, strict=True)]
 
     def finish(self) -> tuple[Run, ...]:
         """The blob file, synced; nothing where no value was large."""

@@ -113,6 +113,12 @@ class Quantizer(ABC):
             "bias": float(((error * rows).sum(1) / norms).mean()),
         }  # fmt: skip
 
+    def bound(self, x: Any) -> np.ndarray | None:
+        """float32 (n, dim): how far each value of rows may be from what its code stands for, at most; None where no such bound is known (of
+        grids that leave outliers out, of codebooks, of rotated rows)."""
+        self._check_fitted()
+        return self._bound(self._check(x, "rows"))
+
     # -- as bytes --------------------------------------------------------------------------------
 
     def to_sections(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -143,6 +149,10 @@ class Quantizer(ABC):
 
     def _fit(self, x: np.ndarray) -> None:  # noqa: B027 - a quantizer that learns nothing keeps this
         """Learn from float32 (n, dim), n >= 1, finite."""
+
+    def _bound(self, x: np.ndarray) -> np.ndarray | None:
+        """What `bound` answers."""
+        return None
 
     @abstractmethod
     def _encode(self, x: np.ndarray) -> np.ndarray: ...

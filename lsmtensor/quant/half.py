@@ -21,6 +21,10 @@ class Fp16(Quantizer):
     def _encode(self, x: np.ndarray) -> np.ndarray:
         return np.clip(x, -65504, 65504).astype("<f2").view(np.uint8)
 
+    def _bound(self, x: np.ndarray) -> np.ndarray:
+        """Half a unit in the last place, and for values past the range how far past."""
+        return np.maximum(np.abs(x) * np.float32(2**-11) + np.float32(2**-25), np.abs(x) - np.float32(65504))
+
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         return codes.view("<f2").astype(np.float32)
 
@@ -45,6 +49,10 @@ class Bf16(Quantizer):
         # the largest finite values would round to infinity
         made = np.where((rounded & np.uint32(0x7F80)) == 0x7F80, high & np.uint32(0x8000) | np.uint32(0x7F7F), rounded)
         return made.astype("<u2").view(np.uint8)
+
+    def _bound(self, x: np.ndarray) -> np.ndarray:
+        """Half a unit in the last place."""
+        return np.abs(x) * np.float32(2**-8) + np.float32(2**-134)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         return (codes.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)

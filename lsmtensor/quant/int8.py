@@ -57,6 +57,13 @@ class Int8(Quantizer):
             return codes
         return with_floats(codes, step[:, 0], *([offset[:, 0]] if self.affine else []))
 
+    def _bound(self, x: np.ndarray) -> np.ndarray:
+        """Half a step, and for values past a learned range how far past."""
+        step, offset = self._range(x)
+        reach = step * np.float32(127)
+        past = np.abs(x - offset) - reach
+        return np.maximum(past, np.broadcast_to(step / 2 * np.float32(1.0001), x.shape)) + np.spacing(np.abs(x) + np.abs(offset)) * 4
+
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         values = np.ascontiguousarray(codes[:, : self.dim]).view(np.int8).astype(np.float32)
         if self.per == "vector":

@@ -42,6 +42,12 @@ class Scalar(Quantizer):
         y *= top / span
         return pack_bits(np.clip(np.rint(y, out=y), 0, top, out=y), self.bits)
 
+    def _bound(self, x: np.ndarray) -> np.ndarray:
+        """Half a step, and for values past the range how far past."""
+        half = (self._high - self._low) / np.float32(2 * (2**self.bits - 1))
+        past = np.maximum(self._low - x, x - self._high)
+        return np.maximum(past, half) + 4 * np.spacing(np.abs(x) + np.abs(self._low) + np.abs(self._high))
+
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         step = (self._high - self._low) / np.float32(2**self.bits - 1)
         return unpack_bits(codes, self.bits, self.dim).astype(np.float32) * step + self._low

@@ -298,7 +298,8 @@ class Groups:
         parts, places = [], []
         for group in np.unique(owner).tolist():
             places.append(np.flatnonzero(owner == group))
-            parts.append(take_array(get(group), rows[places[-1]] - int(self.starts[group])))
+            held, mine = get(group), rows[places[-1]] - int(self.starts[group])
+            parts.append(held if len(held) == len(mine) == 1 else take_array(held, mine))
         if len(parts) == 1:
             return parts[0]
         back = np.empty(len(rows), np.int64)

@@ -74,7 +74,7 @@ def parse(data: np.ndarray) -> Reference | None:
 
 def references(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """(int64 (n,) rows that refer, their fields: id, size, digest). O(rows)."""
-    ends, data = _parts(array)
+    ends, data = parts(array.storage)
     rows = np.flatnonzero(np.diff(ends) == SIZE)
     found = data[ends[rows][:, None] + np.arange(SIZE)].view(_FIELDS)[:, 0] if len(rows) else np.empty(0, _FIELDS)
     outside = found["rows"] == 0
@@ -83,7 +83,7 @@ def references(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def moved(array: pa.Array, limit: int, put: Callable[[np.ndarray, pa.Array], list[Reference]]) -> pa.Array:
     """The column with every value of more than ``limit`` bytes given to ``put`` (the rows, their bytes) and referred to instead. O(bytes)."""
-    ends, _ = _parts(array)
+    ends, _ = parts(array.storage)
     sizes = np.diff(ends)
     large = np.flatnonzero(sizes > max(limit, SIZE))
     if not len(large):
@@ -99,8 +99,8 @@ def moved(array: pa.Array, limit: int, put: Callable[[np.ndarray, pa.Array], lis
     return pa.ExtensionArray.from_storage(array.type, made)
 
 
-def _parts(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    storage = array.storage
+def parts(storage: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 (n + 1,) where the values of a large_binary array begin and end, uint8 the bytes they lie in); views, where a scalar's buffer is a copy."""
     _, offsets, data = storage.buffers()
     ends = np.frombuffer(offsets, np.int64)[storage.offset : storage.offset + len(storage) + 1] if len(storage) else np.zeros(1, np.int64)
     return ends, np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
