@@ -49,7 +49,7 @@ class Blobs:
     def fetch(self, reference: Reference) -> np.ndarray:
         """uint8 (size,): the bytes, checked, as a view of the blob file's map. Raises `CorruptionError` where there are none such. O(runs)."""
         run = next((r for r in self._runs() if r.run.overlaps(reference.id, reference.id)), None)
-        row = -1 if run is None else int(run.find(keyspace.one(reference.id), NEWEST)[0])
+        row = -1 if run is None else _row_of(run, reference.id)
         if run is None or row < 0:
             raise CorruptionError(f"value {reference.id % FILE} of blob file {reference.file} is nowhere")
         (low, high), data = outside.parts(run.one_batch(row, row + 1, "data"))
@@ -57,6 +57,13 @@ class Blobs:
         if len(data) != reference.size:
             raise CorruptionError(f"value {reference.id % FILE} has {len(data)} bytes; its row says {reference.size}", run.files[0].path, 0)
         return data
+
+
+def _row_of(run: RunSource, number: int) -> int:
+    """The row of an id, -1 where there is none; where ids follow each other, as until a file is written anew, they tell it."""
+    first, last = run.run.min_key, run.run.max_key
+    assert isinstance(first, int) and isinstance(last, int)
+    return number - first if last - first + 1 == run.rows else int(run.find(keyspace.one(number), NEWEST)[0])
 
 
 def runs_of(state: State) -> Sequence[RunSource]:
