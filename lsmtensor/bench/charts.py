@@ -55,6 +55,8 @@ def of(name: str, records: list[dict[str, Any]]) -> list[Chart]:
         return [_over_rows(m, mine) for m in measures][:MOST]
     if recalls and speed:
         charts.append(_recall(name, recalls, speed, [r for r in mine if recalls in r["summary"]]))
+        others = [r for r in mine if speed in r["summary"] and recalls not in r["summary"]]
+        charts += [_samples(speed, others)] if others else []
         measures = [m for m in measures if m not in (recalls, speed)]
     if any(PERCENTILE.match(m) for m in measures):
         charts.append(_latencies(name, mine))

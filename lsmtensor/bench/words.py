@@ -106,7 +106,7 @@ def search(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
-CHECKED = ("total", "written")
+CHECKED = ("total", "written", "wanted", "wrong", "missing rows")
 """Measures that only say that a result was right."""
 BENCH_HEAD = ("case", "measure", "median", "quartiles", "n")
 
