@@ -19,13 +19,14 @@ class Alterable:
 
     # -- indexes ---------------------------------------------------------------------------------
 
-    def create_index(self, column: str, spec: Any, name: str | None = None, *, wait: bool = False) -> str:
+    def create_index(self, column: str, spec: Any, name: str | None = None, *, wait: bool = False, replaces: str | None = None) -> str:
         """Index a column; returns the index's name, ``column_kind`` unless given.
 
         Segments are built in the background while reads and writes go on: a search is a scan until they are there. ``wait`` builds them before this
-        returns. Several indexes may stand beside each other on a column: ``search(index=name)``.
+        returns. Several indexes may stand beside each other on a column: ``search(index=name)``. ``replaces`` names one of them, which
+        answers searches until this one is built and is then dropped.
         """
-        return declare.create_index(self._tree, self._id, column, spec, name, wait)
+        return declare.create_index(self._tree, self._id, column, spec, name, wait, replaces)
 
     def drop_index(self, name: str) -> None:
         """Forget an index; its segments go with the next collection of garbage. `UnknownNameError` where there is none."""

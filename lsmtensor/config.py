@@ -79,9 +79,16 @@ class CompactionConfig(_Group):
 
 @dataclass(frozen=True)
 class IndexConfig(_Group):
-    """Files of fewer than ``min_rows`` rows stay flat: a scan of them is as fast."""
+    """Files of fewer than ``min_rows`` rows stay flat: a scan of them is as fast.
+
+    Open segments, what is mapped counted too, hold at most ``memory_bytes`` (0: an eighth of the machine's, or a quarter of ``memory_limit``);
+    the least recently used are closed. ``prefetch``: ``none`` maps a segment at the first search that wants it, ``open`` opens and reads
+    all in the background when the database is opened.
+    """
 
     min_rows: int = 10_000
+    memory_bytes: int = 0
+    prefetch: str = "none"
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,13 @@ from .lsm import past, readers, retention, space
 from .lsm.backup import make_backup
 from .lsm.blobs import BLOBS
 from .lsm.branch import make_branch
+from .lsm.indexing import index_due
 from .lsm.integrity import root_of, verify_tree
 from .lsm.maintenance import compact_all
 from .lsm.manifest import check_folder, create_folder
 from .lsm.recover import open_tree
 from .lsm.scrub import Scrub
-from .lsm.segments import index_due
+from .lsm.segments import prefetch
 from .lsm.state import State
 from .lsm.stats import Stats, stats_of
 from .lsm.tree import Tree
@@ -89,6 +90,7 @@ class Database(Container):
             if not exists:
                 create_folder(env, path)
             self._tree = open_tree(env, path, config, read_only=read_only)
+            prefetch(self._tree)
             self._arrays = HeadStore(self._tree)
         except BaseException:
             if self._lock is not None:

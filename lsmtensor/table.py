@@ -63,7 +63,7 @@ class TableView:
     @property
     def indexes(self) -> dict[str, str]:
         """Index name to ``column: spec``."""
-        return {n: f"{e['column']}: {e['spec']}" for n, e in self._view().table.state.indexes.items()}
+        return {n: f"{e['column']}: {e['spec']}" + (f", placement={e['placement']}" if "placement" in e else "") for n, e in self._view().table.state.indexes.items()}
 
     def __len__(self) -> int:
         """Rows visible; a merge over the keys, O(rows)."""

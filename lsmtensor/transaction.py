@@ -23,7 +23,7 @@ from .errors import ConflictError, InvalidArgumentError, TableNotFoundError
 from .lsm import commit as commits
 from .lsm import keyspace, short
 from .lsm.keyspace import Key
-from .lsm.segments import ALIVE, changes
+from .lsm.marks import ALIVE, changes
 from .lsm.source import MemSource, Source
 from .lsm.state import State, View
 from .lsm.tree import Head, Tree, Write

@@ -11,7 +11,7 @@ from lsmtensor import kernels
 from lsmtensor.bench import datasets
 from lsmtensor.errors import CorruptionError, InvalidArgumentError
 from lsmtensor.indexes import container, paged
-from lsmtensor.indexes.fqg import spread
+from lsmtensor.indexes.carry import spread
 from lsmtensor.testing.indexes import expect, recall, true_distances, vectors
 
 BACKENDS = [name for name, how in kernels.available().items() if not how.startswith("unavailable")]

@@ -9,6 +9,7 @@ import lsmtensor as lt
 from lsmtensor import kernels
 from lsmtensor.bench import datasets
 from lsmtensor.errors import CorruptionError, InvalidArgumentError
+from lsmtensor.indexes import carry
 from lsmtensor.indexes import fqg as module
 from lsmtensor.testing.indexes import expect, recall, true_distances, vectors
 
@@ -62,7 +63,7 @@ def test_every_row_is_reached(metric):
     index = made(vectors(3, 3000, 16, clusters=40), metric=metric)
     links = index._links.array
     reached = np.zeros(len(links), bool)
-    module.spread(links, index._begins(), reached)
+    carry.spread(links, index._begins(), reached)
     assert reached.all()
     for i, row in enumerate(links):
         near = row[row != module.NONE].tolist()

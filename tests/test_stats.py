@@ -31,7 +31,7 @@ def test_as_arrow(tmp_path):
             t.get_many(np.arange(2500, 6000))
         stats = db.stats(deep=True)
         rows = stats.to_arrow()
-        assert pa.table(pa.RecordBatchReader.from_stream(stats)).equals(rows) and set(stats) == {"version", "tables", "cache", "filters", "io"}
+        assert pa.table(pa.RecordBatchReader.from_stream(stats)).equals(rows) and set(stats) == {"version", "tables", "cache", "segments", "filters", "io"}
 
         def value(group, name, of=None):
             (found,) = [r["value"] for r in rows.to_pylist() if (r["group"], r["name"], r["table"]) == (group, name, of)]

@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-WORKLOADS = ("amplification", "ann", "commits", "db-bench", "disk", "gpu", "hybrid", "ingest", "kernels", "mixed", "peers", "point", "quant", "recovery", "scale", "sparse", "streaming", "tensor-io", "ycsb")
+WORKLOADS = (
+    "amplification", "ann", "commits", "db-bench", "disk", "filter", "gpu", "hybrid", "ingest", "kernels", "lsm-vector",
+    "mixed", "peers", "point", "quant", "recovery", "scale", "sparse", "streaming", "tensor-io", "ycsb",
+)  # fmt: skip

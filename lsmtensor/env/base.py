@@ -74,6 +74,10 @@ class ReadableFile(Protocol):
         """Bytes of the file as memory of the caller's own: what is written to it goes nowhere else."""
         ...
 
+    def joined(self, pieces: Sequence[tuple[int, int]]) -> memoryview | None:
+        """Pieces (offset, length) of the file as one view, where that takes no copy; else None."""
+        ...
+
     def close(self) -> None: ...
 
 

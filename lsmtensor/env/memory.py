@@ -132,6 +132,9 @@ class _Readable:
     def private(self, offset: int, length: int) -> memoryview:
         return memoryview(bytearray(self.pread(offset, length)))
 
+    def joined(self, pieces: Sequence[tuple[int, int]]) -> memoryview | None:
+        return None
+
     def close(self) -> None:
         self._data = b""
 

@@ -72,6 +72,8 @@ class VectorIndex(ABC):
     search_params: ClassVar[tuple[str, ...]] = ()
     # the one of them that trades work for recall, if any: ``search(recall=…)`` sets it
     dial: ClassVar[str | None] = None
+    # its arrays that were learned of rows and say nothing of single ones: segments of one table share them
+    learned: ClassVar[tuple[str, ...]] = ()
     # recall@10 that the conformance suite asks of the default parameters
     recall_floor: ClassVar[float] = 0.9
 
@@ -96,6 +98,8 @@ class VectorIndex(ABC):
         self._row_of: dict[int, int] | None = None
         # the rows that there were, and recall by the dial
         self._calibrated: tuple[int, Curve] | None = None
+        # the share of its rows that it lost to merges since it was built
+        self._worn = 0.0
         self._clear()
 
     # -- what an index adds ----------------------------------------------------------------------
@@ -133,6 +137,27 @@ class VectorIndex(ABC):
     def _inserted(self, stop: int) -> int:
         """How many rows were taken in when an insertion up to ``stop`` was broken off."""
         return stop
+
+    # -- what is carried over to an index of merged rows, see `carry` -------------------------------
+
+    def _worth(self, known: int, rows: int) -> bool:
+        """Whether an index of so many rows, of which this one knows ``known``, is better made of this one than built."""
+        return False
+
+    def _select(self, rows: np.ndarray) -> None:
+        """Keep what was worked out for some rows, int64 (m,), distinct, which are numbered in this order from now on; ``_vectors`` are the caller's."""
+        raise NotImplementedError
+
+    def _shares(self, other: VectorIndex) -> bool:
+        """Whether what another index worked out can stand beside what this one did."""
+        return False
+
+    def _absorb(self, other: VectorIndex, rows: np.ndarray) -> None:
+        """Put what it worked out for some of its rows behind what is here."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:  # noqa: B027 - most have nothing left to do
+        """What is made of all rows, when all are there."""
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -304,6 +329,10 @@ class VectorIndex(ABC):
         one = getattr(queries, "ndim", None) or np.ndim(queries)
         return (rows[0], distances[0]) if one == 1 else (rows, distances)
 
+    def plan(self, k: int, matches: int, **params: Any) -> dict[str, Any]:
+        """What a search under a filter of so many matches would do, and what it expects of the choices, in microseconds; empty where there is one way."""
+        return {}
+
     def calibrate(self) -> Curve:
         """[(value of the dial, recall@10)] by 128 rows that ask for their neighbours; kept, and saved, while the rows change by under a fifth.
 
@@ -357,6 +386,8 @@ class VectorIndex(ABC):
         }  # fmt: skip
         if self._calibrated is not None:
             header["calibration"] = [self._calibrated[0], self._calibrated[1]]
+        if self._worn:
+            header["worn"] = self._worn
         return header, arrays
 
     @classmethod
@@ -377,7 +408,7 @@ class VectorIndex(ABC):
         if "alive" in arrays:
             made._alive = Rows(np.array(arrays["alive"] != 0, np.uint8))
             made._dead = rows - int(made._alive.array.sum())
-        made._next_id = int(header["next_id"])
+        made._next_id, made._worn = int(header["next_id"]), float(header.get("worn", 0))
         made._restore(arrays)
         if "calibration" in header:
             count, curve = header["calibration"]

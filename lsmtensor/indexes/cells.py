@@ -132,6 +132,23 @@ class CellIndex(VectorIndex):
                 best[mine[better]], far[mine[better]] = cell[better] + low, distance[better]
         return best
 
+    # -- carried over to merged rows ---------------------------------------------------------------
+
+    def _worth(self, known: int, rows: int) -> bool:
+        """Also where no row is known: the centroids are, until there are far more or fewer rows than they were made of."""
+        return len(self._centroids) > 0 and self._made_of <= GROWTH * rows <= GROWTH * GROWTH * self._made_of
+
+    def _select(self, rows: np.ndarray) -> None:
+        self._cells = Rows(self._cells.array[rows])
+        self._changed()
+
+    def _shares(self, other: VectorIndex) -> bool:
+        return isinstance(other, CellIndex) and np.array_equal(self._centroids, other._centroids)
+
+    def _absorb(self, other: VectorIndex, rows: np.ndarray) -> None:
+        self._cells.append(other._cells.array[rows])  # type: ignore[attr-defined]
+        self._changed()
+
     def _inserted(self, stop: int) -> int:
         return stop if len(self._centroids) == 0 else len(self._cells)
 

@@ -213,6 +213,21 @@ class CodedRows:
         for part in self.parts():
             part.cut(n)
 
+    def select(self, rows: np.ndarray) -> None:
+        """Keep the codes of some rows, in this order."""
+        self.codes, self.scale, self.squares, self.factors = (Rows(taken(part.array, rows)) for part in self.parts())
+
+    def absorb(self, other: CodedRows, rows: np.ndarray) -> None:
+        """Put the codes of some rows of another, of the same grid and bits, behind these."""
+        for mine, part in zip(self.parts(), other.parts(), strict=True):
+            if len(part):
+                mine.append(part.array[rows])
+
+    def like(self, other: CodedRows) -> bool:
+        """Whether codes of both can stand side by side."""
+        a, b = self.grid, other.grid
+        return a is not None and b is not None and self.bits == other.bits and a.step == b.step and a.lift == b.lift and np.array_equal(a.mean, b.mean)
+
     def arrays(self) -> dict[str, np.ndarray]:
         if self.grid is None:
             return {}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LADDER = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 # rows that are asked for their own nearest, and how many
 ASKED, NEAREST = 128, 10
+# steps without a gain after which the dial is no use any more
+IDLE = 3
 # rows compared with them at a time
 BLOCK = 65536
 # the rows may grow or shrink by this share before a calibration is made anew
@@ -23,7 +25,7 @@ Curve = list[tuple[int, float]]
 
 
 def calibrate(index: VectorIndex) -> Curve:
-    """(value, recall@10) of every step of the dial up to the first without a miss, over rows of the index that ask for their neighbours.
+    """(value, recall@10) of every step of the dial up to the first without a miss, or the third that brings nothing, over rows of the index that ask for their neighbours.
 
     O(128 n d) once for the truth, and the searches.
     """
@@ -42,11 +44,14 @@ def calibrate(index: VectorIndex) -> Curve:
         nearest = np.sort(np.concatenate([nearest, index._kernels.topk(queries, rows, k, index._code, mask)[1]], 1), 1)[:, :k]
     limit = nearest[:, -1:]
     curve: Curve = []
+    best, idle = -1.0, 0
     for value in LADDER:
         found = index._near(queries, k, alive, **{index.dial: value})[1]
         hits = (found <= limit + 1e-5 * np.abs(limit) + 1e-6).sum()
         curve.append((value, float(hits - len(asked)) / (len(asked) * (k - 1))))
-        if curve[-1][1] >= 1 or value >= len(live):
+        idle = idle + 1 if curve[-1][1] <= best else 0
+        best = max(best, curve[-1][1])
+        if best >= 1 or value >= len(live) or idle == IDLE:
             break
     return curve
 

@@ -72,6 +72,13 @@ class DiskANN(FQG):
 
     # -- building --------------------------------------------------------------------------------
 
+    def _worth(self, known: int, rows: int) -> bool:
+        """Never: rows and links lie in pages by who is near whom, and all pages would be written anyway."""
+        return False
+
+    def plan(self, k: int, matches: int, **params: Any) -> dict[str, Any]:
+        return {}
+
     def _insert(self, start: int, stop: int) -> None:
         self._lift()
         super()._insert(start, stop)

@@ -24,6 +24,12 @@ class Flat(VectorIndex):
         """A list of rows needs no work; what the kernels hold of it is old."""
         self._resident = None
 
+    def _worth(self, known: int, rows: int) -> bool:
+        return True
+
+    def _select(self, rows: np.ndarray) -> None:
+        """There is nothing but rows."""
+
     def _near(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> Found:
         if self._resident is None:
             self._resident = self._kernels.resident(self._vectors.array)

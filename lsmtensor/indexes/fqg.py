@@ -19,6 +19,7 @@ from ..kernels.numpy_codes import entries
 from ..registry import near
 from . import REGISTRY
 from .base import Found, VectorIndex
+from .carry import KNOWN, LOST, connect, kept_links, leads_inside, numbers
 from .codes import CodedRows
 from .dial import dialled
 from .forest import Forest
@@ -292,6 +293,24 @@ class FQG(VectorIndex):
         self._cut(self._done)
         return self._done
 
+    # -- carried over to merged rows ---------------------------------------------------------------
+
+    def _worth(self, known: int, rows: int) -> bool:
+        return self._coded.grid is not None and known >= KNOWN * rows and known >= (1 - LOST) * len(self._vectors)
+
+    def _select(self, rows: np.ndarray) -> None:
+        place = numbers(rows, len(self._links))
+        above = np.flatnonzero(place[self._top_rows] != NONE)
+        self._top_links, self._top_rows = kept_links(self._top_links, above), place[self._top_rows[above]]
+        self._links = Rows(kept_links(self._links.array, rows))
+        self._coded.select(rows)
+        self._done, self._out = len(rows), min(self._out, len(rows))
+        self._eight = self._forest = self._net = self._short = None
+
+    def _finish(self) -> None:
+        connect(self._links.array, self._begins())
+        self._plant()
+
     # -- searching -------------------------------------------------------------------------------
 
     def search(self, queries: Any, k: int = 10, filter: Any = None, *, recall: float | None = None, **params: Any) -> Found:  # noqa: A002 - as users type
@@ -327,7 +346,8 @@ class FQG(VectorIndex):
             rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
             return rows, distances
         net = self._ready()
-        if mask is not None and matches * SCANNED <= 16 * width * (n / matches) ** 0.6 * WALKED:
+        scan, walk = self._costs(width, matches)
+        if mask is not None and scan <= walk:
             rows, distances = self._kernels.code_scan(net, queries, k, depth, mask)
             return rows, distances
         rows, distances = self._reach(net, queries, k, width, depth, mask, **params)
@@ -336,6 +356,18 @@ class FQG(VectorIndex):
             short = rows[:, k - 1] < 0
             rows[short], distances[short] = self._kernels.code_scan(net, queries[short], k, depth, mask)
         return rows, distances
+
+    def _costs(self, width: int, matches: int) -> tuple[float, float]:
+        """Microseconds expected of a scan of the matching codes, and of a walk under their filter."""
+        return matches * SCANNED / 1e3, 16 * width * (len(self._vectors) / matches) ** 0.6 * WALKED / 1e3
+
+    def plan(self, k: int, matches: int, **params: Any) -> dict[str, Any]:
+        width = max(int(params.get("ef") or self.ef), k, int(params.get("rerank") or self.rerank))
+        if self._done == 0 or width >= matches:
+            return {"way": "scan of the matching rows"}
+        scan, walk = self._costs(width, matches)
+        way = "walk" if matches == len(self._vectors) or scan > walk else "scan of the matching codes"
+        return {"way": way, "scan_us": round(scan, 1), "walk_us": round(walk, 1)}
 
     def _reach(self, net: Any, queries: np.ndarray, k: int, ef: int, depth: int, mask: np.ndarray | None, **params: Any) -> Found:
         rows, distances = self._kernels.code_search(net, queries, k, ef, depth, mask)
@@ -371,7 +403,7 @@ class FQG(VectorIndex):
         if not {"links", "out", "top_rows", "top_links"} <= set(arrays):
             raise CorruptionError(f"an fqg index of {n} rows has no graph")
         links, out = arrays["links"], arrays["out"]
-        if links.shape != (n, self.degree) or links.dtype != np.uint32 or not ((links < n) | (links == NONE)).all():
+        if links.shape != (n, self.degree) or links.dtype != np.uint32 or not leads_inside(links, n):
             raise CorruptionError(f"the graph of an fqg index of {n} rows is {links.dtype} {links.shape}, or leads beyond them")
         if out.shape != (1,) or out.dtype != np.int64:
             raise CorruptionError(f"an fqg index of {n} rows has a count of {out.dtype} {out.shape}")
@@ -394,35 +426,3 @@ class FQG(VectorIndex):
             **super().stats(), "quant": f"int{self._coded.bits}", "degree": self.degree,
             "entries": "forest" if self._forest is not None else "top", "mean_degree": float((links != NONE).sum() / len(links)) if len(links) else 0.0,
         }  # fmt: skip
-
-
-def connect(links: np.ndarray, begins: np.ndarray) -> None:
-    """Give every row that no walk would come to a link from a row near it: rows lose their last link for it, so look again, a few
-    times. What is left is equal to so many rows that no graph holds them; a search that comes back short is a scan. O(links)."""
-    n = len(links)
-    for _ in range(3):
-        reached = np.zeros(n, bool)
-        spread(links, begins, reached)
-        lost = np.flatnonzero(~reached)
-        if len(lost) == 0:
-            return
-        for node in lost.tolist():
-            near = links[node][links[node] != NONE]
-            through = near[reached[near]]
-            if reached[node] or len(through) == 0:
-                continue
-            row = links[through[0]]
-            free = np.flatnonzero(row == NONE)
-            row[free[0] if len(free) else len(row) - 1] = node
-            reached[node] = True
-            spread(links, np.array([node]), reached)
-
-
-def spread(links: np.ndarray, start: np.ndarray, reached: np.ndarray) -> None:
-    """Mark what is reached from some rows."""
-    reached[start] = True
-    while len(start):
-        near = links[start].ravel()
-        near = near[near != NONE]
-        start = np.unique(near[~reached[near]])
-        reached[start] = True

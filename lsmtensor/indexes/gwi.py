@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InvalidArgumentError
 from . import REGISTRY
-from .base import Found
+from .base import Found, VectorIndex
 from .cells import CellIndex
 from .codes import CodedRows
 
@@ -28,6 +28,7 @@ class GWI(CellIndex):
     """
 
     name = "gwi"
+    learned = ("branches", "centroids", "under", "made_of", "mean", "step", "lift")
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, leaf: int = 48, nprobe: int = 0,
@@ -67,6 +68,17 @@ class GWI(CellIndex):
             self._net = self._coded.net(self._vectors.array, order=order)
         rows, distances = self._kernels.code_ranges(self._net, queries, order, bounds[near], k, depth, mask)
         return rows, distances
+
+    def _select(self, rows: np.ndarray) -> None:
+        super()._select(rows)
+        self._coded.select(rows)
+
+    def _shares(self, other: VectorIndex) -> bool:
+        return isinstance(other, GWI) and super()._shares(other) and self._coded.like(other._coded)
+
+    def _absorb(self, other: VectorIndex, rows: np.ndarray) -> None:
+        super()._absorb(other, rows)
+        self._coded.absorb(other._coded, rows)  # type: ignore[attr-defined]
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {**self._tree(), **self._coded.arrays()} if len(self._centroids) else {}

@@ -15,6 +15,7 @@ from ..errors import CorruptionError, InvalidArgumentError
 from ..kernels.contract import mix64
 from . import REGISTRY
 from .base import Found, VectorIndex
+from .carry import KNOWN, LOST, connect, kept_links, leads_inside, numbers
 from .rows import Rows
 
 NONE = 0xFFFFFFFF
@@ -99,6 +100,36 @@ class HNSW(VectorIndex):
         self._views = None
         return self._built
 
+    # -- carried over to merged rows ---------------------------------------------------------------
+
+    def _worth(self, known: int, rows: int) -> bool:
+        return known >= KNOWN * rows and known >= (1 - LOST) * len(self._links)
+
+    def _select(self, rows: np.ndarray) -> None:
+        levels, at = self._levels.array[rows], self._upper_at.array[rows]
+        # a row's place on a level above is its place in ``upper``; links there are among such places
+        starts = np.cumsum(levels, dtype=np.int64) - levels
+        above = np.repeat(at - starts, levels) + np.arange(int(levels.sum()))
+        owner = np.repeat(np.arange(len(self._levels)), self._levels.array)
+        depth = np.arange(len(owner)) - np.repeat(self._upper_at.array, self._levels.array)
+        upper = self._upper.array
+        there = upper != NONE
+        places = np.full(upper.shape, NONE, np.uint32)
+        places[there] = (self._upper_at.array[upper[there]] + np.repeat(depth, there.sum(1))).astype(np.uint32)
+        links, mine = kept_links(places, above), numbers(rows, len(self._links))
+        whose = mine[owner[above]]
+        self._upper = Rows(np.where(links == NONE, NONE, whose[np.where(links == NONE, 0, links)]).astype(np.uint32) if len(links) else upper[:0])
+        self._links, self._scale = Rows(kept_links(self._links.array, rows)), Rows(self._scale.array[rows])
+        self._levels, self._upper_at = Rows(levels), Rows(starts)
+        top = int(levels.argmax()) if len(levels) else -1
+        entry = int(mine[int(self._state[0])]) if self._state[0] >= 0 else NONE
+        self._state = np.array([top if entry == NONE else entry, 0], np.int64)
+        self._state[1] = levels[self._state[0]] if len(levels) else 0
+        self._built, self._views = len(rows), None
+
+    def _finish(self) -> None:
+        connect(self._links.array, self._state[:1])
+
     def _near(self, queries: np.ndarray, k: int, mask: np.ndarray | None, ef: int | None = None, **params: Any) -> Found:
         if ef is not None and (isinstance(ef, bool) or not isinstance(ef, (int, np.integer)) or ef < 1):
             raise InvalidArgumentError(f"ef={ef!r}; give a whole number of 1 or more")
@@ -161,7 +192,7 @@ def _check_graph(links: np.ndarray, upper: np.ndarray, levels: np.ndarray, entry
     n = len(links)
     if not (-1 <= entry < n) or (entry < 0) != (n == 0) or (entry >= 0 and top != levels[entry]):
         raise CorruptionError(f"the graph of an hnsw index of {n} rows is entered at {entry}, level {top}")
-    if not ((links < n) | (links == NONE)).all() or not ((upper < n) | (upper == NONE)).all():
+    if not leads_inside(links, n) or not leads_inside(upper, n):
         raise CorruptionError(f"the graph of an hnsw index links to rows beyond its {n}")
     if len(upper):
         # the level of each upper row: 1, 2, … for each of its node's

@@ -31,6 +31,7 @@ class IVFFlat(VectorIndex):
     """
 
     name = "ivfflat"
+    learned = ("centroids",)
     search_params = ("nprobe",)
     dial = "nprobe"
 
@@ -94,6 +95,23 @@ class IVFFlat(VectorIndex):
         for at in range(start, stop, 65536):
             rows = self._vectors.array[at : min(at + 65536, stop)]
             self._cells.append(self._kernels.assign(self._placed(rows), self._centroids)[0].astype(np.uint32))
+
+    # -- carried over to merged rows ---------------------------------------------------------------
+
+    def _worth(self, known: int, rows: int) -> bool:
+        """Also where no row is known: the centroids are, until four times as many or as few would be wanted."""
+        lists = len(self._centroids)
+        return lists > 0 and lists <= 2 * self._wanted(rows) <= 4 * lists
+
+    def _select(self, rows: np.ndarray) -> None:
+        self._cells, self._lists = Rows(self._cells.array[rows]), None
+
+    def _shares(self, other: VectorIndex) -> bool:
+        return isinstance(other, IVFFlat) and np.array_equal(self._centroids, other._centroids)
+
+    def _absorb(self, other: VectorIndex, rows: np.ndarray) -> None:
+        self._cells.append(other._cells.array[rows])  # type: ignore[attr-defined]
+        self._lists = None
 
     def _inserted(self, stop: int) -> int:
         return stop if len(self._centroids) == 0 else len(self._cells)

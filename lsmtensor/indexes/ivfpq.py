@@ -15,7 +15,7 @@ from ..kernels.contract import COSINE, HAMMING, IP, L1
 from ..kernels.numpy_pq import BLOCK, packed
 from ..kernels.training import codebooks
 from . import REGISTRY
-from .base import Found
+from .base import Found, VectorIndex
 from .cells import CellIndex, some
 from .codes import inverse_norms
 from .rows import Rows
@@ -34,6 +34,7 @@ class IVFPQ(CellIndex):
     """
 
     name = "ivfpq"
+    learned = ("branches", "centroids", "under", "made_of", "books")
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, leaf: int = 64, nprobe: int = 0,
@@ -94,6 +95,18 @@ class IVFPQ(CellIndex):
             bias = np.einsum("nd,nd->n", coded, coded + 2 * here)
             self._bias.append((bias * {COSINE: 0.5, IP: 0.0}.get(self._code, 1.0)).astype(np.float32))
             self._codes.append(halves(codes) if self.bits == 4 else codes)
+
+    def _select(self, rows: np.ndarray) -> None:
+        super()._select(rows)
+        self._codes, self._bias = Rows(self._codes.array[rows]), Rows(self._bias.array[rows])
+
+    def _shares(self, other: VectorIndex) -> bool:
+        return isinstance(other, IVFPQ) and super()._shares(other) and np.array_equal(self._books, other._books)
+
+    def _absorb(self, other: VectorIndex, rows: np.ndarray) -> None:
+        super()._absorb(other, rows)
+        self._codes.append(other._codes.array[rows])  # type: ignore[attr-defined]
+        self._bias.append(other._bias.array[rows])  # type: ignore[attr-defined]
 
     # -- searching -------------------------------------------------------------------------------
 

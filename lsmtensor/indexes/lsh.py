@@ -34,6 +34,7 @@ class LSH(VectorIndex):
     """
 
     name = "lsh"
+    learned = ("planes", "shift", "mean", "step", "lift")
     search_params = ("nprobe",)
     dial = "nprobe"
 
@@ -75,7 +76,7 @@ class LSH(VectorIndex):
     def _draw(self, rows: np.ndarray) -> None:
         rng = np.random.default_rng(self.seed)
         self._coded.learn(rows, self.seed)
-        each = self.bits or max(4, int(np.log2(max(len(rows), 1) / 16 + 1)))
+        each = self._bits_for(len(rows))
         count = self.tables * each
         if self._code == HAMMING:
             planes = np.zeros((count, self.dim), np.float32)
@@ -91,10 +92,12 @@ class LSH(VectorIndex):
             self._planes = np.ascontiguousarray(lines / (STEP[self._code] * typical * np.sqrt(each)), np.float32)
             self._shift = rng.random(count, np.float32)
 
+    def _bits_for(self, n: int) -> int:
+        return self.bits or max(4, int(np.log2(max(n, 1) / 16 + 1)))
+
     @property
     def _each(self) -> int:
         return len(self._planes) // self.tables
-
 
     def _values(self, rows: np.ndarray) -> np.ndarray:
         """float32 (n, tables, bits): where rows lie along each line."""
@@ -130,6 +133,25 @@ class LSH(VectorIndex):
             rows = self._vectors.array[at : min(at + 16384, stop)]
             self._coded.append(rows)
             self._keys.append(self._key(self._steps(self._values(rows))))
+
+    # -- carried over to merged rows ---------------------------------------------------------------
+
+    def _worth(self, known: int, rows: int) -> bool:
+        """Also where no row is known: the hashes are, while about as many bits suit the rows."""
+        return len(self._planes) > 0 and abs(self._each - self._bits_for(rows)) <= 1
+
+    def _select(self, rows: np.ndarray) -> None:
+        self._keys, self._sorted, self._net = Rows(self._keys.array[rows]), None, None
+        self._coded.select(rows)
+
+    def _shares(self, other: VectorIndex) -> bool:
+        alike = isinstance(other, LSH) and np.array_equal(self._planes, other._planes) and np.array_equal(self._shift, other._shift)
+        return alike and self._coded.like(other._coded)  # type: ignore[attr-defined]
+
+    def _absorb(self, other: VectorIndex, rows: np.ndarray) -> None:
+        self._keys.append(other._keys.array[rows])  # type: ignore[attr-defined]
+        self._coded.absorb(other._coded, rows)  # type: ignore[attr-defined]
+        self._sorted = self._net = None
 
     def _inserted(self, stop: int) -> int:
         return len(self._keys)

@@ -26,8 +26,8 @@ from .columns import MADE
 from .expiry import option_of
 from .layout import SegmentRef
 from .maintenance import flush_sealed
+from .marks import marks_of
 from .retention import oldest_needed
-from .segments import marks_of
 from .source import RunSource
 from .state import TableVersion
 

@@ -99,7 +99,7 @@ def _files_of(env: Env, path: str) -> dict[str, tuple[str, int]]:
     layout = Manifest.read(env, path)[1].layout
     refs = [f for t in layout.tables.values() for r in t.runs for f in r.files]
     found = {file_path("", "table", f.number).rsplit("/", 1)[-1]: (f.root, f.size) for f in refs}
-    return found | {s.file: (f.root, f.size) for f in refs for s in f.segments}
+    return found | {name: (f.root, f.size) for f in refs for s in f.segments for name in s.names}
 
 
 def _copy(env: Env, old: str, new: str) -> int:

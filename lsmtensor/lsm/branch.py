@@ -95,8 +95,9 @@ def make_branch(tree: Tree, path: str, version: int | None, place: Place | None 
 
 def _placed(tree: Tree, path: str, ref: FileRef, place: Place) -> None:
     place(ref, file_path(tree.path, "table", ref.number), file_path(path, "table", ref.number))
-    for segment in ref.segments:
-        place(ref, f"{tree.path}/sst/{segment.file}", f"{path}/sst/{segment.file}")
+    for name in {name for segment in ref.segments for name in segment.names}:
+        if not tree.env.exists(f"{path}/sst/{name}"):  # codebooks are shared
+            place(ref, f"{tree.path}/sst/{name}", f"{path}/sst/{name}")
 
 
 def _without_newer(

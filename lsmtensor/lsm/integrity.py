@@ -80,8 +80,8 @@ def _checks(tree: Tree, state: State, step: Step) -> Iterator[tuple[int, Callabl
         for run in table.runs:
             for file in run.files:
                 yield file.ref.rows, lambda file=file: file.reader.verify(file.ref.root, step)  # type: ignore[misc]
-                for ref in file.ref.segments:
-                    yield 0, lambda ref=ref: segment(f"{tree.path}/sst/{ref.file}")  # type: ignore[misc]
+                for name in {n for ref in file.ref.segments for n in ref.names}:
+                    yield 0, lambda name=name: segment(f"{tree.path}/sst/{name}")  # type: ignore[misc]
     active = max(state.layout.wals, default=0)
     for number in state.layout.wals:
         if number != active or tree.read_only:

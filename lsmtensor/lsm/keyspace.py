@@ -60,6 +60,15 @@ def search_many(keys: pa.Array, wanted: pa.Array, storage: str | None = None) ->
     return result
 
 
+def equal(a: pa.Array, b: pa.Array) -> np.ndarray:
+    """bool (n,): where two arrays of n keys agree."""
+    if is_int(a):
+        return int64_view(a) == int64_view(b)
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.equal(a, b).to_numpy(zero_copy_only=False), bool)
+
+
 def is_sorted(keys: pa.Array) -> bool:
     """Whether the keys rise strictly, so that no sort (and no gather of wide rows) is needed."""
     if len(keys) < 2:

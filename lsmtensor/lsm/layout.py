@@ -30,7 +30,8 @@ def key_from_json(value: Any) -> Key:
 
 @dataclass(frozen=True)
 class SegmentRef:
-    """An index segment of one table file."""
+    """An index segment, named with a table file: over its rows, or over those of the table files ``files``, this one first. ``codebook`` is the
+    file of what it learned of the rows, which other segments may share."""
 
     index: str
     column: str
@@ -38,10 +39,22 @@ class SegmentRef:
     number: int
     rows: int
     file: str
+    files: tuple[int, ...] = ()
+    codebook: str = ""
 
     def __post_init__(self) -> None:
-        if "/" in self.file or "\\" in self.file:
-            raise ValueError(f"index segment {self.file!r} lies outside the folder")
+        object.__setattr__(self, "files", tuple(self.files))
+        for name in self.names:
+            if "/" in name or "\\" in name:
+                raise ValueError(f"index segment {name!r} lies outside the folder")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its files in ``sst/``."""
+        return (self.file, self.codebook) if self.codebook else (self.file,)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if v or k not in ("files", "codebook")}
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ class FileRef:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        made = {**asdict(self), "min_key": key_to_json(self.min_key), "max_key": key_to_json(self.max_key)}
+        made = {**asdict(self), "min_key": key_to_json(self.min_key), "max_key": key_to_json(self.max_key), "segments": [s.to_dict() for s in self.segments]}
         if not self.blobs:
             del made["blobs"]
         return made

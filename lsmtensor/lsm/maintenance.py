@@ -11,18 +11,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import InvalidArgumentError, StorageError
-from . import blobs, compaction, keyspace, ops, readers
+from ..registry import Spec
+from . import blobs, compaction, indexing, keyspace, ops, readers
+from .compaction.fifo import Fifo
+from .compaction.none import Never
 from .expiry import Expiring, Expiry, expiry_of
 from .layout import FileRef, Key, Run, TableState
 from .manifest import file_path
 from .merge import Batches, Chooser, needed_since, rebatch, windows
 from .output import chains_of
 from .retention import oldest_needed
+from .segments import Opened, whole_runs
 from .source import MemSource, RunSource, TableFile
 from .state import TableVersion
 from .tree import Tree
@@ -83,6 +88,9 @@ def compact_due(tree: Tree) -> None:
             if isinstance(decision, compaction.DoNothing):
                 break
             _carry_out(tree, table, decision)
+        stale = None if table is None or isinstance(policy, (Never, Fifo)) else indexing.garbage(tree, table_id)
+        if table is not None and stale is not None:
+            _merge(tree, table, stale, max(r.run.level for r in table.runs if r.run.id in stale))
 
 
 def policy_of(tree: Tree, table: TableVersion) -> compaction.Policy:
@@ -165,9 +173,9 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
     others = [r for r in table.runs if r.run.id not in set(ids)]
     bottom = not any(r.min_seq < oldest_chosen for r in others)
     keep, expiry = needed_since(oldest, pinned, bottom), expiry_of(table, min([oldest, *pinned]))
-    # a table with vector indexes is rewritten whole: one graph is searched faster than many
-    graphs = any(e["spec"] != "sorted" for e in table.state.indexes.values())
-    moves = tree.config.compaction.trivial_moves and not whole and not graphs
+    # a table with lists in memory too: one of them is searched faster than many
+    lists = any(Spec.parse(e["spec"]).name in ("text", "sparse") for e in table.state.indexes.values())
+    moves = tree.config.compaction.trivial_moves and not whole and not lists and not whole_runs(table)
     files: list[FileRef] = []
     beside: list[tuple[int, Run]] = []
     read = {"runs": len(chosen), "rows": sum(r.rows for r in chosen), "bytes": sum(r.run.bytes for r in chosen)}
@@ -180,7 +188,8 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
                 for run, of_it in _rewrite(tree, table, group, keep, level, expiry):
                     files += run.files
                     beside += of_it
-        _replace(tree, table, ids, [Run(files[0].number, level, tuple(files))] if files else [], beside)
+        made, edits = indexing.with_segments(tree, table, ids, Run(files[0].number, level, tuple(files))) if files else (None, [])
+        _replace(tree, table, ids, [] if made is None else [made], [*(ops.add_run(*run) for run in beside), *edits])
         facts |= {"files": len(files), "file_rows": sum(f.rows for f in files), "file_bytes": sum(f.size for f in files)}
 
 
@@ -212,7 +221,7 @@ def _rewrite(tree: Tree, table: TableVersion, runs: list[RunSource], keep: Choos
     kinds = blobs.carried(table, runs, chains_of(table, tree.config, "compaction"))
     carried: Sequence[Batches] = [blobs.Carrying(r, kinds) for r in runs] if kinds else runs
     sources = carried if expiry is None else [Expiring(r, expiry) for r in carried]
-    cuts = _cuts(runs, tree.config.threads)
+    cuts = [] if whole_runs(table) else _cuts(runs, tree.config.threads)
     ranges = list(zip([None, *cuts], [*cuts, None], strict=True))
 
     def write(bounds: tuple[Key | None, Key | None]) -> list[Written]:
@@ -274,9 +283,15 @@ def merged_batches(
             at += batch.num_rows
 
 
-def _replace(tree: Tree, table: TableVersion, old: list[int], new: list[Run], beside: Sequence[tuple[int, Run]] = ()) -> None:
+def _replace(tree: Tree, table: TableVersion, old: list[int], new: list[Run], edits: Sequence[dict[str, Any]] = ()) -> None:
     gone = set(old)
     kept_files = {f.number for run in new for f in run.files}
 
-    tree.install([*(ops.add_run(*run) for run in beside), ops.replace_runs(table.state.id, old, new)])
-    tree.forget([f for r in table.runs if r.run.id in gone for f in r.files if f.ref.number not in kept_files])
+    before = [s for r in table.runs if r.run.id not in gone for f in r.files for s in f.ref.segments]
+    tree.install([ops.replace_runs(table.state.id, old, new), *edits])
+    indexing.discard(tree, table.state.id, before)
+    left = [f for r in table.runs if r.run.id in gone for f in r.files if f.ref.number not in kept_files]
+    for file in left:
+        for ref in file.ref.segments:
+            Opened.of(tree).drop(ref.number)
+    tree.forget(left)

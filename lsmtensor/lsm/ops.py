@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from .layout import Run, SegmentRef, TableState
@@ -34,7 +33,7 @@ def replace_runs(table: int, old: Sequence[int], new: Sequence[Run]) -> Op:
 
 
 def set_segments(table: int, file: int, segments: Sequence[SegmentRef]) -> Op:
-    return {"op": "set_segments", "table": table, "file": file, "segments": [asdict(s) for s in segments]}
+    return {"op": "set_segments", "table": table, "file": file, "segments": [s.to_dict() for s in segments]}
 
 
 def set_index(table: int, name: str, entry: dict[str, Any] | None) -> Op:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -14,9 +15,11 @@ from ..dtypes import RaggedType, SparseType, TensorType
 from ..env.base import Env
 from ..sstable import coded, filters
 from ..sstable.writer import TableWriter
+from . import keyspace
 from .blobs import BLOBS, Leaving, leaving
 from .layout import FileRef, Run
 from .manifest import file_path
+from .segments import whole_runs
 from .state import TableVersion
 
 
@@ -31,7 +34,7 @@ def write_files(
     env: Env, folder: str, config: RunConfig, table: TableVersion, batches: Iterable[tuple[pa.RecordBatch, pa.Array]], cause: str,
     level: int, number: Callable[[], int], blobs: Callable[[], TableVersion] | None,
 ) -> Written:  # fmt: skip
-    """Sorted (batch, keys) pairs to synced files of about ``sstable.file_bytes`` in ``folder``, which is synced too. Large values of tensor columns
+    """Sorted (batch, keys) pairs to synced files of about ``sstable.file_bytes`` (one where `whole_runs`) in ``folder``, which is synced too. Large values of tensor columns
     go to runs of the table that ``blobs`` answers, unless it is None."""
     deepest = max((r.run.level for r in table.runs), default=0)
     spec = filters.for_level(config.sstable.filter, deepest - level, config.compaction.size_ratio)
@@ -50,7 +53,10 @@ def write_files(
         )
         return own, writer
 
-    for group in _Split(batches, settings.file_bytes):
+    limit = settings.file_bytes
+    if whole_runs(table):
+        limit, batches = sys.maxsize, _even(batches, settings.batch_rows)
+    for group in _Split(batches, limit):
         first = next(group)
         chains = chains_of(table, config, cause)
         kinds = leaving(first[0], table.physical, chains, config.large_tensor_bytes) if blobs is not None else {}
@@ -78,6 +84,29 @@ def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, c
             if tensors and column.codec is None:
                 made[column.name] = coded.Chain(cold, column.quant)
     return made
+
+
+def _even(pairs: Iterable[tuple[pa.RecordBatch, pa.Array]], rows: int) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """The same rows in batches of ``rows``, but for the last: their vectors are whole pages, which can be mapped behind each other."""
+    parts: list[tuple[pa.RecordBatch, pa.Array]] = []
+    have = 0
+    for batch, keys in pairs:
+        at = 0
+        while at < batch.num_rows:
+            part = batch.slice(at, rows - have)
+            parts.append((part, keys.slice(at, part.num_rows)))
+            at, have = at + part.num_rows, have + part.num_rows
+            if have == rows:
+                yield _joined(parts)
+                parts, have = [], 0
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[tuple[pa.RecordBatch, pa.Array]]) -> tuple[pa.RecordBatch, pa.Array]:
+    if len(parts) == 1:
+        return parts[0]
+    return pa.Table.from_batches([b for b, _ in parts]).combine_chunks().to_batches()[0], keyspace.concat([k for _, k in parts])
 
 
 class _Split:

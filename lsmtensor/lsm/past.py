@@ -13,8 +13,8 @@ from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError, VersionExpiredError
 from ..schema import column_numpy
 from . import keyspace, retention
+from .marks import changes
 from .merge import windows
-from .segments import changes
 from .source import MemSource
 from .state import View
 

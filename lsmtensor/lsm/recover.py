@@ -194,7 +194,7 @@ def orphans(tree: Tree) -> list[str]:
         for run in table.runs:
             for file in run.files:
                 live.add(file.number)
-                live.update(s.number for s in file.segments)
+                live.update(n for s in file.segments for name in s.names if (n := _number(name)) is not None)
     found = []
     for folder in FOLDERS[:3]:
         base = f"{tree.path}/{folder}"

@@ -168,7 +168,7 @@ def _whole_files(env: Env, path: str, layout: Layout, lost: Lost) -> tuple[Layou
                 file = TableFile(env, file_path(path, "table", ref.number), ref, Cache(0), fetch)
                 try:
                     file.reader.verify(ref.root)
-                    whole.append(replace(ref, segments=tuple(s for s in ref.segments if _verifies(env, f"{path}/sst/{s.file}", lost))))
+                    whole.append(replace(ref, segments=tuple(s for s in ref.segments if all(_verifies(env, f"{path}/sst/{name}", lost) for name in s.names))))
                 except (CorruptionError, FormatVersionError, StorageError) as why:
                     _say(why, file, run, ref, table, rest, lost)
             if whole:

@@ -1,17 +1,15 @@
-"""Index segments of table files, and the marks that say which of their rows are dead.
+"""Index segments of table files, opened.
 
-A segment indexes the rows of one file by position and borrows the vectors from the file's map. It
-is derived data: missing or damaged it is replaced by a flat scan and built again.
-
-A mark is the version that superseded a row. Within a source it follows from the order; from newer
-sources it is resolved lazily, one vectorized pass over the keys committed since the last time. Since
-the intervals of versions of sources that share keys never overlap, "since" is one number.
+A segment indexes rows by position and borrows the vectors from the file's map. It is derived data: missing or damaged it is replaced by a
+flat scan and built again (`indexing`). As its index's placement says it covers a file, all files of a run, or all runs that there were.
+Rows of one key that lie together with equal vectors are one node of it: what changed was another column.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,105 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .. import indexes, kernels
-from ..errors import CorruptionError, LsmTensorError, StorageError
+from .. import indexes
+from ..cache import memory
+from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
 from ..indexes import container
 from ..registry import Spec
 from ..schema import column_numpy
-from . import keyspace, lists, ops
 from .layout import SegmentRef
-from .sorted import sort_column
 from .source import MemSource, RunSource, Source
 
 if TYPE_CHECKING:
+    from .state import TableVersion
     from .tree import Tree
 
-ALIVE = np.iinfo(np.uint64).max
-
-
-class Marks:
-    """Which version superseded each row of one source; ``ALIVE`` where none has."""
-
-    def __init__(self, keys: pa.Array, seqs: np.ndarray, ops_: np.ndarray, in_order: bool, newest: int) -> None:
-        self.seqs = seqs
-        self.dead = np.full(len(seqs), ALIVE, np.uint64)
-        # from the last row back: of a transaction's rows of one key and version the last counts
-        order = np.arange(len(seqs)) if in_order else len(seqs) - 1 - keyspace.order(_reversed(keys), seqs[::-1])
-        again = np.flatnonzero(keyspace.same_as_previous(keys if in_order else keys.take(pa.array(order))))
-        self.dead[order[again]] = seqs[order[again - 1]]
-        # a delete is a row that no version sees
-        self.dead[ops_ == 0] = 0
-        self.any_dead = bool(len(again)) or bool((ops_ == 0).any())
-        self.resolved = newest
-        self._lock = threading.Lock()
-        self._mask: tuple[int, int, np.ndarray | None] | None = None
-
-    def resolve(self, source: Source, newer: Sequence[Source], to: int) -> None:
-        """Mark the rows that commits in (resolved, to] superseded."""
-        with self._lock:
-            if to <= self.resolved:
-                return
-            for other in newer:
-                if other.max_seq <= self.resolved:
-                    continue
-                for keys, seqs in changes(other, self.resolved):
-                    rows = source.find(keys, int(ALIVE))
-                    hit = rows >= 0
-                    if hit.any():
-                        np.minimum.at(self.dead, rows[hit], seqs[hit])
-                        self.any_dead = True
-            self.resolved = to
-
-    def visible(self, snapshot: int) -> np.ndarray | None:
-        """bool (rows,): what a snapshot sees; None when it sees every row. O(rows), kept for the last snapshot."""
-        kept = self._mask
-        if kept is not None and kept[0] == snapshot and kept[1] == self.resolved:
-            return kept[2]
-        resolved = self.resolved
-        mask: np.ndarray | None = None
-        if self.any_dead or (len(self.seqs) and int(self.seqs.max()) > snapshot):
-            mask = (self.seqs <= snapshot) & (snapshot < self.dead)
-        self._mask = (snapshot, resolved, mask)
-        return mask
-
-
-def _reversed(keys: pa.Array) -> pa.Array:
-    return keys.take(pa.array(np.arange(len(keys) - 1, -1, -1)))
-
-
-def changes(source: Source, since: int) -> list[tuple[pa.Array, np.ndarray]]:
-    """(keys, seqs) of the source's rows newer than ``since``."""
-    parts = []
-    batches = [source.sorted()] if isinstance(source, MemSource) else [source]
-    for b in batches:
-        for i in range(b.num_batches):
-            keys, seqs = b.keys(i), b.seqs(i)
-            fresh = seqs > since
-            if fresh.all():
-                parts.append((keys, seqs))
-            elif fresh.any():
-                parts.append((keys.filter(pa.array(fresh)), seqs[fresh]))
-    return parts
-
-
-def marks_of(source: Source) -> Marks:
-    """The marks of a run, made once; of a memtable, made again when it has grown."""
-    kept: tuple[int, Marks] | None = source.__dict__.get("_marks")
-    if kept is not None and kept[0] == source.rows:
-        return kept[1]
-    if isinstance(source, MemSource):
-        # one view: a commit may land between two questions
-        view = source.memtable.view()
-        table, keys, rows = view.table(), view.keys(), view.rows
-        marks = Marks(keys, table.column("_seq").to_numpy(), table.column("_op").to_numpy(), False, view.max_seq)
-    else:
-        numbers = range(source.num_batches)
-        keys = keyspace.concat([source.keys(i) for i in numbers])
-        seqs = np.concatenate([source.seqs(i) for i in numbers])
-        marks = Marks(keys, seqs, np.concatenate([source.ops(i) for i in numbers]), True, source.max_seq)
-        rows = source.rows
-    source.__dict__["_marks"] = (rows, marks)
-    return marks
+PLACEMENTS = ("run", "file", "table")
+# indexes of a table that have no graph or cells: posting lists, and values in order, of each file
+OTHERS = ("text", "sparse", "sorted")
+LARGE = 16 << 20
+Part = tuple[RunSource, int]
+"""A file of a run."""
 
 
 def matrices(source: Source, column: str) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
@@ -129,6 +47,16 @@ def matrices(source: Source, column: str) -> tuple[list[tuple[int, np.ndarray]],
         kept[column] = _matrices([c for i in range(source.num_batches) for c in source.columns(i, [column]).column(0).chunks])
     made: tuple[list[tuple[int, np.ndarray]], np.ndarray | None] = kept[column]
     return made
+
+
+def _unchecked(source: RunSource, column: str) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
+    """The same of a run, whose bytes nobody compared with their sums yet."""
+    chunks, row = [], 0
+    for i in range(source.num_batches):
+        stop = row + len(source.seqs(i))
+        chunks.append(source.one_batch(row, stop, column, check=False))
+        row = stop
+    return _matrices(chunks)
 
 
 def _matrices(chunks: list[pa.Array]) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
@@ -154,122 +82,304 @@ def _matrix(chunk: pa.Array) -> np.ndarray:
     return np.nan_to_num(values.reshape(-1, width))
 
 
-def segment_of(source: RunSource, at: int, name: str, column: str, tree: Tree) -> Segment | None:
-    """The opened index, of a column as it is called now, of a run's file number ``at``, or None where it has none that is whole."""
-    file = source.files[at]
-    ref = next((s for s in file.ref.segments if s.index == name), None)
-    if ref is None:
-        return None
-    kept: dict[int, Any] = file.__dict__.setdefault("_segments", {})
-    if ref.number not in kept:
-        try:
-            kept[ref.number] = _open_segment(tree, source, at, ref, column)
-        except (LsmTensorError, OSError) as why:
-            give_up(source, at, name, why)
-    return kept[ref.number]
+# -- which there are -------------------------------------------------------------------------------
 
 
-def give_up(source: RunSource, at: int, name: str, why: Exception) -> None:
-    """Search a run's file number ``at`` without its segment from now on."""
-    file = source.files[at]
-    ref = next(s for s in file.ref.segments if s.index == name)
-    warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=3)
-    file.__dict__.setdefault("_segments", {})[ref.number] = None
+def vector_indexes(table: TableVersion) -> dict[str, dict[str, Any]]:
+    """The table's vector indexes: name to layout entry."""
+    return {n: e for n, e in table.state.indexes.items() if Spec.parse(e["spec"]).name not in OTHERS}
 
 
-def _vectors(source: RunSource, at: int, column: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """((n, d) of the rows of a file that have a vector, their numbers in it or None for all); the map for a file of one batch."""
-    parts, valid = matrices(source, column)
-    start, stop = int(source.starts[at]), int(source.starts[at + 1])
-    mine = [m for first, m in parts if start <= first < stop]
-    whole = mine[0] if len(mine) == 1 else np.concatenate(mine)
-    if valid is None or valid[start:stop].all():
-        return whole, None
-    # deletes and nulls must not be nodes: they are no points of the space
-    rows = np.flatnonzero(valid[start:stop])
-    return whole[rows], rows
+def whole_runs(table: TableVersion) -> bool:
+    """Whether a run of the table is one file, however large: one graph, whose rows lie in one map, is searched faster than many."""
+    return any(e.get("placement", "run") != "file" for e in vector_indexes(table).values())
 
 
 @dataclass(frozen=True)
+class Unit:
+    """What one search goes through: files, and the segment over them where there is one. ``starts`` are the first rows of the files, and the end."""
+
+    parts: tuple[Part, ...]
+    ref: SegmentRef | None
+
+    @property
+    def starts(self) -> np.ndarray:
+        return np.cumsum([0, *(source.files[at].ref.rows for source, at in self.parts)])
+
+    @property
+    def rows(self) -> int:
+        return sum(source.files[at].ref.rows for source, at in self.parts)
+
+
+def units(table: TableVersion, name: str | None) -> list[Unit]:
+    """The files of a table's runs, oldest first, by the segments of an index that cover them; those without one each by itself."""
+    kept: dict[str | None, list[Unit]] = table.__dict__.setdefault("_units", {})
+    if name not in kept:
+        kept[name] = _units(table, name)
+    return kept[name]
+
+
+def _units(table: TableVersion, name: str | None) -> list[Unit]:
+    parts = {run.files[at].ref.number: (run, at) for run in reversed(table.runs) for at in range(len(run.files))}
+    made: list[Unit] = []
+    refs = [] if name is None else [(n, s) for n, (run, at) in parts.items() for s in run.files[at].ref.segments if s.index == name]
+    for number, ref in sorted(refs, key=lambda r: -r[1].rows):
+        covers = ref.files or (number,)
+        if all(n in parts for n in covers):
+            made.append(Unit(tuple(parts.pop(n) for n in covers), ref))
+    return made + [Unit((part,), None) for part in parts.values()]
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+class Opened:
+    """The segments that are open, within a number of bytes (mapped ones count): the least recently used go first, the last one stays."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._kept: OrderedDict[int, Segment] = OrderedDict()
+        self._lock = threading.Lock()
+        # numbers of segments that turned out to be damaged
+        self.damaged: set[int] = set()
+
+    @classmethod
+    def of(cls, tree: Tree) -> Opened:
+        made: Opened | None = tree.__dict__.get("_opened_segments")
+        if made is None:
+            limit = tree.config.memory_limit
+            share = tree.config.index.memory_bytes or (memory() // 2 if limit is None else limit) // 4
+            made = tree.__dict__.setdefault("_opened_segments", cls(share))
+        return made
+
+    def get(self, number: int) -> Segment | None:
+        with self._lock:
+            found = self._kept.get(number)
+            if found is not None:
+                self._kept.move_to_end(number)
+            return found
+
+    def put(self, number: int, segment: Segment) -> None:
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = segment
+                self.bytes += segment.bytes
+            while self.bytes > self.limit and len(self._kept) > 1:
+                self.bytes -= self._kept.popitem(last=False)[1].bytes
+
+    def drop(self, number: int) -> None:
+        with self._lock:
+            gone = self._kept.pop(number, None)
+            self.bytes -= gone.bytes if gone is not None else 0
+
+    def stats(self) -> dict[str, int]:
+        return {"segments": len(self._kept), "bytes": self.bytes, "limit": self.limit, "damaged": len(self.damaged)}
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The vectors of a unit, float32 (m, d), and for each the first of the rows that it stands for; None where every row is one."""
+
+    vectors: np.ndarray
+    rows: np.ndarray | None
+
+
+@dataclass
 class Segment:
-    """An opened index over the rows of a file; ``rows`` are the numbers of those that have a vector, None for all."""
+    """An opened index; ``rows`` are the numbers, in its unit, of the rows that its nodes stand for, None for all. ``shared`` where a node
+    may stand for several. Until it is ``checked``, whoever answers by it reads what he answers, checked."""
 
     index: Any
     rows: np.ndarray | None
+    shared: bool
+    bytes: int
+    checked: bool = True
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers in the file, distances), -1 and inf where fewer were found; ``mask`` bool over the file's rows."""
-        if mask is not None and self.rows is not None:
-            mask = mask[self.rows]
-        ids, distances = self.index.search(queries, k, filter=mask, **params)
-        if self.rows is not None and len(self.rows):
-            ids = np.where(ids >= 0, self.rows[ids], -1)
-        return ids, distances
+        """(row numbers in the unit, distances), -1 and inf where fewer were found; ``mask`` bool over the unit's rows, at most one of a node."""
+        if self.rows is None:
+            found: tuple[np.ndarray, np.ndarray] = self.index.search(queries, k, filter=mask, **params)
+            return found
+        if len(self.rows) == 0:
+            return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
+        allowed = mask
+        if mask is not None:
+            allowed = np.logical_or.reduceat(mask, self.rows) if self.shared else mask[self.rows]
+        ids, distances = self.index.search(queries, k, filter=allowed, **params)
+        rows = np.where(ids >= 0, self.rows[ids], -1)
+        if self.shared and mask is not None:
+            # rows of a node lie together: the one that is seen is a few on
+            while len(late := np.flatnonzero((ids >= 0).ravel() & ~mask[rows.ravel()])):
+                rows.ravel()[late] += 1
+        return rows, distances
 
 
-def _open_segment(tree: Tree, source: RunSource, at: int, ref: SegmentRef, column: str) -> Segment:
+def segment_of(tree: Tree, unit: Unit, column: str) -> Segment | None:
+    """The opened index of a unit, of a column as it is called now, or None where it has none that is whole."""
+    ref = unit.ref
+    if ref is None:
+        return None
+    opened = Opened.of(tree)
+    segment = opened.get(ref.number)
+    if segment is None and ref.number not in opened.damaged:
+        try:
+            segment = _open(tree, unit, ref, column)
+        except (LsmTensorError, OSError) as why:
+            give_up(tree, ref, why)
+        else:
+            opened.put(ref.number, segment)
+            if not segment.checked:
+                threading.Thread(target=_check, args=(tree, unit, ref, column, segment), name="lsmtensor-check", daemon=True).start()
+    return segment
+
+
+def _check(tree: Tree, unit: Unit, ref: SegmentRef, column: str, segment: Segment) -> None:
+    """Compare every byte that a segment answers from with its sums."""
+    try:
+        for name in ref.names:
+            path = f"{tree.path}/sst/{name}"
+            container.unpack(tree.env.open(path, kind="index").map(), where=path)
+        for source, _ in unit.parts:
+            matrices(source, column)
+        segment.checked = True
+    except (LsmTensorError, OSError) as why:
+        give_up(tree, ref, why)
+
+
+def prefetch(tree: Tree) -> None:
+    """What ``index.prefetch`` asks for when a database is opened: ``open`` opens every segment, reads and checks its bytes, and asks it once, in a thread of its own."""
+    how = tree.config.index.prefetch
+    if how not in ("none", "open"):
+        raise InvalidArgumentError(f"setting index.prefetch is {how!r}; wanted none or open")
+    if how == "open":
+        tables = list(tree.state.tables.values())
+        # where a table is flushed or closed meanwhile, a segment is found gone, and nothing is lost
+        threading.Thread(target=_touch, args=(tree, tables), name="lsmtensor-prefetch", daemon=True).start()
+
+
+def _touch(tree: Tree, tables: Sequence[TableVersion]) -> None:
+    for table in tables:
+        for name, entry in vector_indexes(table).items():
+            for unit in units(table, name):
+                segment = None if tree.closed else segment_of(tree, unit, entry["column"])
+                if segment is not None:
+                    segment.index.search(np.zeros(segment.index.dim, np.float32), k=1)
+
+
+def give_up(tree: Tree, ref: SegmentRef, why: Exception) -> None:
+    """Search without a segment from now on, until it is built again."""
+    opened = Opened.of(tree)
+    opened.drop(ref.number)
+    opened.damaged.add(ref.number)
+    warnings.warn(f"index segment {ref.file} cannot be used ({why}); searching without it", stacklevel=3)
+    if not tree.read_only and tree.config.background:
+        tree.on_work()
+
+
+def nodes_of(parts: Sequence[Part], column: str, chosen: np.ndarray | None = None, checked: bool = True) -> Nodes:
+    """The nodes of some files: every row that has a vector and differs from the row of its key before it, or those ``chosen`` by number.
+
+    The vectors are the map of one file of float32 where all its rows are chosen, else a copy.
+    """
+    views: list[tuple[int, np.ndarray]] = []
+    there: list[np.ndarray] = []
+    same: list[np.ndarray] = []
+    whole, at = True, 0
+    for source, number in parts:
+        start, stop = int(source.starts[number]), int(source.starts[number + 1])
+        matrices_, valid = matrices(source, column) if checked else _unchecked(source, column)
+        mine = [(first - start + at, m) for first, m in matrices_ if start <= first < stop]
+        views += mine
+        valid = np.ones(stop - start, bool) if valid is None else valid[start:stop]
+        again = _again(source, start, stop, mine, at)
+        whole = whole and bool(valid.all()) and not again.any()
+        there.append(valid)
+        same.append(again)
+        at += stop - start
+    if whole and chosen is None:
+        return Nodes(_in_one(parts, [m for _, m in views]), None)
+    valid = np.concatenate(there)
+    if chosen is None:
+        chosen = np.flatnonzero(valid & ~(np.concatenate(same) & np.concatenate([[False], valid[:-1]])))
+    elif len(chosen) and not valid[chosen].all():
+        raise CorruptionError("the segment indexes rows that have no vector", "", 0)
+    return Nodes(_gathered(views, chosen), chosen)
+
+
+def _in_one(parts: Sequence[Part], views: list[np.ndarray]) -> np.ndarray:
+    if len(views) == 1:
+        return views[0]
+    source, at = parts[0]
+    plain = len(parts) == 1 and all(v.dtype == np.float32 and v.flags.c_contiguous for v in views)
+    joined = source.files[at].joined(views) if plain else None
+    return np.concatenate(views) if joined is None else joined.view(np.float32).reshape(-1, views[0].shape[1])
+
+
+def _gathered(views: list[tuple[int, np.ndarray]], rows: np.ndarray) -> np.ndarray:
+    made = np.empty((len(rows), views[0][1].shape[1]), np.float32)
+    for first, view in views:
+        low, high = np.searchsorted(rows, [first, first + len(view)])
+        made[low:high] = view[rows[low:high] - first]
+    return made
+
+
+def _again(source: RunSource, start: int, stop: int, views: list[tuple[int, np.ndarray]], at: int) -> np.ndarray:
+    """bool (rows,): rows of the key and the vector of the row before them."""
+    from . import keyspace
+
+    repeated = np.zeros(stop - start, bool)
+    row = 0
+    for i in range(source.num_batches):
+        keys = source.keys(i)
+        if start <= row < stop:
+            repeated[row - start : row - start + len(keys)] = keyspace.same_as_previous(keys)
+        row += len(keys)
+    for first, view in views:
+        low = first - at
+        some = np.flatnonzero(repeated[low : low + len(view)])
+        equal = (view[some].view(np.uint8) == view[some - 1].view(np.uint8)).all(1) if len(some) else some.astype(bool)
+        repeated[low + some[~equal]] = False
+    return repeated
+
+
+def opened_apart(tree: Tree, unit: Unit, column: str) -> tuple[Any, Nodes]:
+    """The index of a unit with a segment, for the caller to change, and its nodes. `CorruptionError` for damage."""
+    assert unit.ref is not None
+    index, nodes, _ = _read(tree, unit, unit.ref, column, True)
+    return index, nodes
+
+
+def _open(tree: Tree, unit: Unit, ref: SegmentRef, column: str) -> Segment:
+    size = tree.env.size(f"{tree.path}/sst/{ref.file}")
+    # what is large is checked beside the first searches, which look at little of it
+    checked = size < LARGE or not tree.config.background
+    index, nodes, shared = _read(tree, unit, ref, column, checked)
+    return Segment(index, nodes.rows, shared, size + nodes.vectors.nbytes, checked)
+
+
+def _read(tree: Tree, unit: Unit, ref: SegmentRef, column: str, checked: bool) -> tuple[Any, Nodes, bool]:
+    """(index, its nodes, whether a node may stand for several rows); unless ``checked``, what would lead a search astray is found all the same."""
     path = f"{tree.path}/sst/{ref.file}"
-    header, arrays = container.unpack(tree.env.open(path, kind="index").map(), where=path, whole=False)
-    has = source.files[at].ref.rows
-    if header.get("rows") != has:
-        raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table file has {has}", path=path, offset=0)
-    of = source.files[at].ref.root
+    header, arrays = container.unpack(tree.env.open(path, kind="index").map(), where=path, whole=False, sums=checked)
+    if header.get("rows") != unit.rows or ref.rows != unit.rows:
+        raise CorruptionError(f"the segment indexes {header.get('rows')} rows, its table files have {unit.rows}", path=path, offset=0)
+    of = roots(unit.parts)
     if header.get("of", of) != of:
         raise CorruptionError("the segment was built over another table file", path=path, offset=0)
-    vectors, rows = _vectors(source, at, column)
+    if ref.codebook:
+        book = f"{tree.path}/sst/{ref.codebook}"
+        arrays |= container.unpack(tree.env.open(book, kind="index").map(), where=book)[1]
     stored = arrays.pop("_rows", None)
-    if (rows is None) != (stored is None) or (rows is not None and stored is not None and not np.array_equal(rows, stored)):
+    if stored is not None and (stored.ndim != 1 or (np.diff(stored) <= 0).any() or (len(stored) and not 0 <= stored[0] <= stored[-1] < unit.rows)):
+        raise CorruptionError("the numbers of the rows that a segment indexes do not rise", path=path, offset=0)
+    nodes = nodes_of(unit.parts, column, stored, checked)
+    if stored is None and nodes.rows is not None:
         raise CorruptionError("the segment indexes other rows than have vectors", path=path, offset=0)
-    return Segment(indexes.from_sections(header["index"], arrays, vectors=vectors, kernel=tree.config.kernel), rows)
+    index = indexes.from_sections(header["index"], arrays, vectors=nodes.vectors, kernel=tree.config.kernel, where=path)
+    return index, nodes, bool(header.get("shared", False))
 
 
-def index_due(tree: Tree) -> None:
-    """Build the segments that files large enough for one lack."""
-    for table_id in list(tree.head()[0].tables):
-        table = tree.head()[0].tables.get(table_id)
-        for name, entry in (table.state.indexes if table is not None else {}).items():
-            assert table is not None
-            for run in table.runs:
-                for at, file in enumerate(run.files):
-                    large = file.ref.rows >= tree.config.index.min_rows
-                    if large and not any(s.index == name for s in file.ref.segments):
-                        with tree.events.timed("index", table=table.state.name, index=name, rows=file.ref.rows):
-                            _build(tree, table_id, run, at, name, entry)
-                        table = tree.head()[0].tables[table_id]
-
-
-def _sections(tree: Tree, run: RunSource, at: int, spec: Spec, column: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if spec.name == "sorted":
-        rows = np.arange(int(run.starts[at]), int(run.starts[at + 1]))
-        return {"kind": "sorted"}, sort_column(run.take(rows, [column]).column(0))
-    if spec.name in lists.LEXICAL:
-        return lists.sections(run, at, spec, column, kernels.choose(tree.config.kernel))
-    vectors, present = _vectors(run, at, column)
-    index = indexes.create(spec, dim=vectors.shape[1], kernel=tree.config.kernel)
-    index.add(vectors, copy=False)
-    index.calibrate()
-    header, arrays = index.to_sections()
-    return header, arrays if present is None else {**arrays, "_rows": present}
-
-
-def _build(tree: Tree, table_id: int, run: RunSource, at: int, name: str, entry: dict[str, Any]) -> None:
-    spec, file = Spec.parse(entry["spec"]), run.files[at]
-    header, arrays = _sections(tree, run, at, spec, entry["column"])
-    number = tree.next_file()
-    file_name = f"{file.ref.number:06d}.i{number}.{spec.name}"
-    path = f"{tree.path}/sst/{file_name}"
-    whole = {"rows": file.ref.rows, "column": entry["column"], "of": file.ref.root, "index": header}
-    try:
-        with tree.env.create(path, kind="index", cause="flush") as out:
-            out.writev(container.pack(whole, arrays))
-            out.sync()
-        tree.env.sync_dir(f"{tree.path}/sst")
-    except (StorageError, OSError) as why:
-        warnings.warn(f"index {name!r} was not stored ({why}); searching without it", stacklevel=2)
-        return
-    ref = SegmentRef(
-        index=name, column=entry["column"], spec=str(spec), number=number, rows=file.ref.rows, file=file_name
-    )
-    tree.install([ops.set_segments(table_id, file.ref.number, (*file.ref.segments, ref))])
-
-
+def roots(parts: Sequence[Part]) -> Any:
+    """What a segment says that it was built over: the root of its file, or of its files."""
+    made = [source.files[at].ref.root for source, at in parts]
+    return made[0] if len(made) == 1 else made

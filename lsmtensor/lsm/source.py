@@ -48,11 +48,19 @@ class TableFile:
                     self._reader = reader
         return self._reader
 
+    def joined(self, views: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Contiguous views of the map behind each other, uint8, where that takes no copy; else None. They are not checked by this."""
+        reader = self.reader
+        whole = reader.file.joined([(v.ctypes.data - reader.base, v.nbytes) for v in views])
+        return None if whole is None else np.frombuffer(whole, np.uint8)
+
     def __del__(self) -> None:
         if getattr(self, "obsolete", False):
             # what stays behind is swept at the next open
             with contextlib.suppress(StorageError, OSError):
-                readers.discard(self.env, os.path.dirname(os.path.dirname(self.path)), self.path)
+                folder = os.path.dirname(self.path)
+                for path in (self.path, *(f"{folder}/{s.file}" for s in self.ref.segments)):
+                    readers.discard(self.env, os.path.dirname(folder), path)
 
 
 class RunSource:

@@ -10,9 +10,9 @@ import pyarrow as pa
 from ..errors import LsmTensorError
 from . import blobs
 from .manifest import file_path
+from .marks import marks_of
 from .recover import orphans
 from .retention import oldest_needed
-from .segments import marks_of
 from .source import MemSource
 from .state import View
 
@@ -40,7 +40,7 @@ def _of_table(tree: Tree, view: View) -> list[tuple[str, str, int, int]]:
     oldest, pinned = oldest_needed(tree, view.table)
     rows = {"live": 0, "history": 0, "deletes": 0, "garbage": 0}
     size = {"live": 0.0, "history": 0.0, "deletes": 0.0, "garbage": 0.0}
-    memory = indexes = 0
+    memory, segments = 0, set[str]()
     if name == blobs.BLOBS:
         used = blobs.used(tree.held_files.values())
         for run in view.table.runs:
@@ -65,7 +65,8 @@ def _of_table(tree: Tree, view: View) -> list[tuple[str, str, int, int]]:
             count = int(np.count_nonzero(mask))
             rows[kind] += count
             size[kind] += count * width
-        indexes += sum(size_of(tree, f"{tree.path}/sst/{s.file}") for f in source.files for s in f.ref.segments)
+        segments |= {name for f in source.files for s in f.ref.segments for name in s.names}
+    indexes = sum(size_of(tree, f"{tree.path}/sst/{name}") for name in segments)
     made = [(name, kind, rows[kind], round(size[kind])) for kind in rows]
     return [*made, (name, "indexes", 0, indexes), (name, "memtable", sum(m.rows for m in view.table.mems), memory)]
 
@@ -88,7 +89,7 @@ def collect(tree: Tree, dry_run: bool) -> list[str]:
     """
     with tree.maintaining(alone=True), tree.editing():  # a bulk commit's files are not in the layout yet
         opened = list(tree.held_files.values())
-        held = {f.path for f in opened} | {f"{tree.path}/sst/{s.file}" for f in opened for s in f.ref.segments}
+        held = {f.path for f in opened} | {f"{tree.path}/sst/{n}" for f in opened for s in f.ref.segments for n in s.names}
         found = [path for path in orphans(tree) if path not in held]
         if not dry_run:
             for path in found:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from . import space
 from .manifest import file_path
+from .segments import Opened
 from .state import TableVersion
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def stats_of(tree: Tree, deep: bool) -> Stats:
     filters = {n: counters.get(f"filter.{n}", 0) for n in ("sought", "passed", "found")}
     tables = {t.state.name: table_stats(t) for t in state.tables.values()}
     cache = tree.cache.stats()
-    values = {"version": version, "tables": tables, "cache": cache, "filters": filters, "io": io}
+    opened = Opened.of(tree).stats()
+    values = {"version": version, "tables": tables, "cache": cache, "segments": opened, "filters": filters, "io": io}
     rows: list[tuple[Any, ...]] = [("database", "version", None, None, version, "version")]
     for name, about in tables.items():
         rows += [("table", n, name, None, about[n], unit) for n, unit in (("runs", "runs"), ("file_rows", "rows"), ("memtable_rows", "rows"))]
@@ -66,6 +68,7 @@ def stats_of(tree: Tree, deep: bool) -> Stats:
     if absent:
         rows.append(("filter", "false_positives", None, None, (filters["passed"] - filters["found"]) / absent, "of absent keys"))
     rows += [("cache", n, None, None, c, "bytes" if n in ("bytes", "limit") else "values") for n, c in cache.items()]
+    rows += [("segments", n, None, None, c, "bytes" if n in ("bytes", "limit") else "values") for n, c in opened.items()]
     for event, seconds in tree.events.seconds().items():
         rows.append(("stall" if event == "stall" else "busy", event, None, None, seconds, "seconds"))
     rows += [("latency", r["event"], None, r["up_to_seconds"], r["count"], "times") for r in tree.events.histogram().to_pylist()]
@@ -89,7 +92,7 @@ def _held(tree: Tree, tables: Any) -> Iterator[tuple[str | None, str, int]]:
     for table in tables:
         refs = [f.ref for r in table.runs for f in r.files]
         yield table.state.name, "table files", sum(f.size for f in refs)
-        yield table.state.name, "indexes", sum(space.size_of(tree, f"{tree.path}/sst/{s.file}") for f in refs for s in f.segments)
+        yield table.state.name, "indexes", sum(space.size_of(tree, f"{tree.path}/sst/{n}") for n in {n for f in refs for s in f.segments for n in s.names})
         yield table.state.name, "memtables", sum(m.memtable.nbytes for m in table.mems if m.rows)
     yield None, "logs", sum(space.size_of(tree, file_path(tree.path, "wal", n)) for n in tree.state.layout.wals)
 

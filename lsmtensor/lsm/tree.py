@@ -261,10 +261,10 @@ class Tree(Commits):
 
     def _table_version(self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()) -> TableVersion:
         known = {r.run: r for r in old}
-        runs = (known.get(run) or RunSource(run, [self._file(ref) for ref in run.files], table.schema) for run in table.runs)
+        runs = (known.get(run) or RunSource(run, [self.file(ref) for ref in run.files], table.schema) for run in table.runs)
         return TableVersion(table, mems or (self._new_mem(table),), tuple(runs), times=self.times)
 
-    def _file(self, ref: FileRef) -> TableFile:
+    def file(self, ref: FileRef) -> TableFile:
         file = self._files.get(ref.number)
         if file is None:
             file = self._files[ref.number] = self.held_files[ref.number] = TableFile(self.env, file_path(self.path, "table", ref.number), ref, self.cache, self.blobs.fetch)
@@ -423,8 +423,8 @@ class Tree(Commits):
 
     def work(self) -> None:
         """Flush what is sealed, then compact until the policies ask for nothing; one at a time."""
+        from .indexing import index_due
         from .maintenance import collect_blobs, compact_due, flush_sealed
-        from .segments import index_due
 
         with self._maintenance:
             flush_sealed(self)

@@ -14,6 +14,8 @@ from ..indexes.analyze import TextSpec
 from ..lsm import ops, retention
 from ..lsm.alter import check_stored
 from ..lsm.expiry import option_of
+from ..lsm.indexing import forget_index
+from ..lsm.segments import OTHERS, PLACEMENTS
 from ..lsm.sorted import sortable
 from ..lsm.tree import Tree
 from ..lsm.unique import declared
@@ -28,6 +30,11 @@ def check_index(schema: Schema, column: str, spec: Any, *, name: str | None = No
     """(index name, layout entry) of an index spec for a column; the spec is tried on an empty index."""
     kind = schema.field(column).type
     parsed = Spec.of(spec)
+    placement = parsed.params.get("placement", "run")
+    if placement not in PLACEMENTS:
+        raise UnknownNameError(f"{parsed}: no placement named {placement!r}; {near(str(placement), PLACEMENTS)}")
+    if parsed.name in OTHERS and "placement" in parsed.params:
+        raise InvalidArgumentError(f"{parsed}: placement is for vector indexes")
     if parsed.name in LEXICAL:
         if parsed.name == "text":
             TextSpec.of(parsed)
@@ -44,8 +51,10 @@ def check_index(schema: Schema, column: str, spec: Any, *, name: str | None = No
         return _named(column, parsed, name, taken)
     if not isinstance(kind, TensorType) or len(kind.shape) != 1 or kind.dtype not in ("float16", "float32", "float64"):
         raise InvalidArgumentError(f"column {column!r} is a {kind}; vector indexes are for one-dimensional float tensors")
-    indexes.create(parsed, dim=kind.shape[0])
-    return _named(column, parsed, name, taken)
+    own = Spec(parsed.name, {k: v for k, v in parsed.params.items() if k != "placement"})
+    indexes.create(own, dim=kind.shape[0])
+    chosen, entry = _named(column, own, name, taken)
+    return chosen, entry if placement == "run" else {**entry, "placement": placement}
 
 
 def _named(column: str, parsed: Spec, name: str | None, taken: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -85,12 +94,17 @@ def create_table(
     return tree.create_table(name, schema.to_dict(), entries, options)
 
 
-def create_index(tree: Tree, table: int, column: str, spec: Any, name: str | None, wait: bool) -> str:
+def create_index(tree: Tree, table: int, column: str, spec: Any, name: str | None, wait: bool, replaces: str | None) -> str:
     """The body of `Table.create_index`."""
     tree.check_writable()
-    with tree.maintaining(alone=True):
+    with tree.writing:
         version = tree.view(table).table
-        chosen, entry = check_index(version.schema, column, spec, name=name, taken=version.state.indexes)
+        present = version.state.indexes
+        chosen, entry = check_index(version.schema, column, spec, name=name, taken=present)
+        if replaces is not None:
+            if replaces not in present or present[replaces]["column"] != column:
+                raise UnknownNameError(f"column {column!r} has no index named {replaces!r} to replace; {near(replaces, present)}")
+            entry["replaces"] = replaces
         tree.install([ops.set_index(table, chosen, entry)])
     if wait or not tree.config.background:
         tree.work()
@@ -102,14 +116,8 @@ def create_index(tree: Tree, table: int, column: str, spec: Any, name: str | Non
 def drop_index(tree: Tree, table: int, name: str) -> None:
     """The body of `Table.drop_index`; waits for a build in hand."""
     tree.check_writable()
-    with tree.maintaining(alone=True):
+    with tree.maintaining():
         version = tree.view(table).table
         if name not in version.state.indexes:
             raise UnknownNameError(f"table {version.state.name!r} has no index named {name!r}; {near(name, version.state.indexes)}")
-        edits = [ops.set_index(table, name, None)]
-        for run in version.runs:
-            for file in run.run.files:
-                kept = [s for s in file.segments if s.index != name]
-                if len(kept) < len(file.segments):
-                    edits.append(ops.set_segments(table, file.number, kept))
-        tree.install(edits)
+        tree.install(forget_index(table, name, [f for run in version.runs for f in run.run.files]))

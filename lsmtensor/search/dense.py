@@ -1,7 +1,8 @@
-"""Nearest rows of a view. Each source answers its k nearest visible rows, exactly or by its segment; the answers are merged.
+"""Nearest rows of a view. Each unit (a memtable, the files under one segment) answers its k nearest visible rows; the answers are merged.
 
-A source is answered by its segment when it has one of the metric asked for, which chooses between a walk and a scan of the rows
-wanted; without one, or where the segment comes back short, it is scanned. Either way distances are computed from the stored values.
+A unit is answered by its segment when it has one of the metric asked for, which chooses between a walk and a scan of the rows wanted; without
+one, or where the segment comes back short, it is scanned. A filter that is asked for the first time and leaves many rows is applied to what is
+found instead, more of which is asked for until k are left. Either way distances are computed from the stored values.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from ..errors import CorruptionError, InvalidArgumentError, SchemaError, Unknown
 from ..indexes.dial import check_recall
 from ..kernels.contract import METRICS
 from ..lsm import keyspace, segments
-from ..lsm.source import MemSource, RunSource, Source
+from ..lsm.marks import marks_of
+from ..lsm.source import MemSource, Source
 from ..lsm.state import View
 from ..metrics import count
 from ..registry import Spec, near
-from .where import matching
+from .where import asked_before, estimate, holding, matching
 
 
 @dataclass
@@ -75,9 +77,7 @@ def search_view(
     if params.get("recall") is not None:
         check_recall(params["recall"])
     plan = Plan(target.column, target.metric, target.index, int(k))
-    found = [
-        _search_source(view, tree, s, source, queries, int(k), where, plan, params) for s, source in enumerate(view.sources)
-    ]
+    found = _Search(view, tree, queries, int(k), where, plan, params, explain).answers()
     if explain:
         return plan.to_dict()
     return merged(view, found, queries, int(k), columns, single)
@@ -119,7 +119,8 @@ def _choose_index(view: View, column: str, index: str | None, metric: str | None
             raise UnknownNameError(f"column {column!r} has no index named {index!r}; {near(index, entries)}")
         names = [index]
     else:
-        names = [n for n, e in entries.items() if e["column"] == column]
+        # one that is to replace another stands back until it is built
+        names = [n for n, e in entries.items() if e["column"] == column and e.get("replaces") not in entries]
     for name in names:
         own = str(Spec.parse(entries[name]["spec"]).params.get("metric", "l2"))
         if metric is None or own == metric:
@@ -136,48 +137,185 @@ def _search_params(view: View, index: str | None) -> tuple[str, ...]:
     return (*factory.search_params, "recall")
 
 
-def _search_source(
-    view: View, tree: Any, number: int, source: Source, queries: np.ndarray, k: int, where: Any, plan: Plan,
-    params: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(rows, distances) of the k nearest visible rows of one source."""
-    parts, valid = segments.matrices(source, plan.column)
-    mask = _both(visible(view, number, source, where), valid)
-    n = len(segments.marks_of(source).seqs)
-    wanted = n if mask is None else int(np.count_nonzero(mask[:n]))
-    step = {"source": "memtable" if isinstance(source, MemSource) else f"run {source.run.id}", "rows": n, "wanted": wanted}
-    plan.steps.append(step)
-    if wanted == 0:
-        step["plan"] = "nothing visible"
-        return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
-    bounds = [0, n] if isinstance(source, MemSource) else source.starts.tolist()
-    answers = []
-    for at, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        mine = None if mask is None else mask[start:stop]
-        here = stop - start if mine is None else int(np.count_nonzero(mine))
-        if here == 0:
-            continue
-        if isinstance(source, RunSource) and plan.index is not None:
-            walked = _walk(source, at, tree, queries, min(k, here), mine, plan, params)
-            if walked is not None and (walked[0] >= 0).all():
-                step.setdefault("plan", f"walk {plan.index}")
-                count("index_walks", len(queries))
-                answers.append((walked[0] + start if start else walked[0], walked[1]))
+# a filter is applied to what is found rather than to all rows where it was not asked before, is expected to leave such a share of them, and there are so many
+LEAVES, MANY = 0.05, 100_000
+# how much more is asked for than should be enough, and how often again
+SPARE, TRIES = 1.3, 3
+Found = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class _Search:
+    """One search: what each source sees is worked out once, whichever units ask."""
+
+    view: View
+    tree: Any
+    queries: np.ndarray
+    k: int
+    where: Any
+    plan: Plan
+    params: dict[str, Any]
+    explain: bool
+    masks: dict[tuple[int, bool], np.ndarray | None] = field(default_factory=dict)
+
+    def answers(self) -> list[Found]:
+        """(rows, distances) of the k nearest visible rows of each source of the view."""
+        sources, column = self.view.sources, self.plan.column
+        found: list[list[Found]] = [[] for _ in sources]
+        for number, source in enumerate(sources):
+            if isinstance(source, MemSource):
+                step = self._step("memtable", len(marks_of(source).seqs))
+                found[number].append(self._scan([(number, 0, step["rows"])], step, segments.matrices(source, column)[0]))
+        number_of = {id(source): number for number, source in enumerate(sources)}
+        for unit in segments.units(self.view.table, self.plan.index):
+            parts = [(number_of[id(s)], int(s.starts[at]), int(s.starts[at + 1])) for s, at in unit.parts]
+            names = [f"run {s.run.id}" + (f" file {s.files[at].ref.number}" if len(s.files) > 1 else "") for s, at in unit.parts]
+            step = self._step(", ".join(names), sum(stop - start for _, start, stop in parts))
+            rows, distances = self._unit(unit, parts, step)
+            if len(parts) == 1:
+                number, start, _ = parts[0]
+                found[number].append((np.where(rows >= 0, rows + start, -1) if start else rows, distances))
                 continue
-            step["walked"] = "no segment" if walked is None else "came back short"
-        step["plan"] = "scan" if here == stop - start else "scan of the wanted rows"
-        count("vectors_scanned", here * len(queries))
-        here_parts = [(first - start, part) for first, part in parts if start <= first < stop]
-        rows, distances = _scan(here_parts, queries, k, plan.metric, None if mine is None else mine.view(np.uint8), tree.config)
-        answers.append((np.where(rows >= 0, rows + start, -1), distances))
-    if len(answers) == 1:
-        return _pad(*answers[0], k)
-    return _best(np.concatenate([r for r, _ in answers], 1), np.concatenate([d for _, d in answers], 1), k)
+            at = 0
+            for number, start, stop in parts:
+                mine = (rows >= at) & (rows < at + stop - start)
+                found[number].append((np.where(mine, rows - at + start, -1), np.where(mine, distances, np.float32(np.inf))))
+                at += stop - start
+        return [self._together(parts) for parts in found]
+
+    def _together(self, parts: list[Found]) -> Found:
+        if len(parts) == 1:
+            return _pad(*parts[0], self.k)
+        if not parts:
+            return self._nothing()
+        return _best(np.concatenate([r for r, _ in parts], 1), np.concatenate([d for _, d in parts], 1), self.k)
+
+    def _nothing(self) -> Found:
+        shape = len(self.queries), self.k
+        return np.full(shape, -1, np.int64), np.full(shape, np.inf, np.float32)
+
+    def _step(self, name: str, rows: int) -> dict[str, Any]:
+        step = {"source": name, "rows": rows}
+        self.plan.steps.append(step)
+        return step
+
+    # -- what is seen --------------------------------------------------------------------------------
+
+    def _mask(self, number: int, filtered: bool) -> np.ndarray | None:
+        """bool (rows,): the rows of a source that have a vector, are seen and, where ``filtered``, match; None for all."""
+        if (number, filtered) not in self.masks:
+            source = self.view.sources[number]
+            mask = visible(self.view, number, source, self.where if filtered else None)
+            self.masks[number, filtered] = _both(mask, segments.matrices(source, self.plan.column)[1])
+        return self.masks[number, filtered]
+
+    def _allowed(self, parts: list[tuple[int, int, int]], filtered: bool = True) -> np.ndarray | None:
+        masks = [self._mask(number, filtered) for number, _, _ in parts]
+        if all(mask is None for mask in masks):
+            return None
+        if len(parts) == 1 and masks[0] is not None and parts[0][1] == 0 and parts[0][2] >= len(masks[0]):
+            return masks[0]
+        return np.concatenate([np.ones(b - a, bool) if m is None else m[a:b] for m, (_, a, b) in zip(masks, parts, strict=True)])
+
+    # -- one unit ------------------------------------------------------------------------------------
+
+    def _unit(self, unit: segments.Unit, parts: list[tuple[int, int, int]], step: dict[str, Any]) -> Found:
+        segment = segments.segment_of(self.tree, unit, self.plan.column)
+        if segment is not None:
+            if self.where is not None and step["rows"] >= MANY:
+                late = self._afterwards(unit, segment, parts, step)
+                if late is not None:
+                    return late
+            mask = self._allowed(parts)
+            wanted = step["wanted"] = step["rows"] if mask is None else int(np.count_nonzero(mask))
+            if wanted:
+                found = self._ask(unit, segment, min(self.k, wanted), mask)
+                if found is not None and (found[0] >= 0).all():
+                    step["plan"] = f"walk {self.plan.index}"
+                    if self.explain:
+                        step |= segment.index.plan(self.k, wanted, **{n: v for n, v in self.params.items() if n != "recall"})
+                    return found
+                step["walked"] = "came back short"
+        elif self.plan.index is not None:
+            step["walked"] = "no segment"
+        views = []
+        at = 0
+        for number, start, stop in parts:
+            views += [(first - start + at, m) for first, m in segments.matrices(self.view.sources[number], self.plan.column)[0] if start <= first < stop]
+            at += stop - start
+        return self._scan(parts, step, views)
+
+    def _ask(self, unit: segments.Unit, segment: segments.Segment, k: int, mask: np.ndarray | None) -> Found | None:
+        count("index_walks", len(self.queries))
+        try:
+            found = segment.search(self.queries, k, mask, **self.params)
+        except CorruptionError as why:
+            # a page that is read by a search only: the table file has the rows
+            assert unit.ref is not None
+            segments.give_up(self.tree, unit.ref, why)
+            return None
+        if not segment.checked:
+            rows = np.unique(found[0][found[0] >= 0])
+            for part, start, mine in _by_part(unit, rows):
+                source, at = unit.parts[part]
+                source.take(rows[mine] - start + source.starts[at], [self.plan.column])
+        return found
+
+    def _afterwards(self, unit: segments.Unit, segment: segments.Segment, parts: list[tuple[int, int, int]], step: dict[str, Any]) -> Found | None:
+        """What is found without the filter, less what it does not allow; None where looking at all rows first is the better plan."""
+        sources = [source for source, _ in unit.parts]
+        if any(asked_before(source, self.where) for source in sources):
+            return None
+        shares = [estimate(self.view, source, self.where) for source in sources]
+        share = sum(s.share * (b - a) for s, (_, a, b) in zip(shares, parts, strict=True)) / step["rows"]
+        step |= {"estimate": round(share * step["rows"]), "by": shares[0].by}
+        if share < LEAVES or len(self.queries) > 1:
+            return None
+        mask, k = self._allowed(parts, filtered=False), self.k
+        seen = step["rows"] if mask is None else int(np.count_nonzero(mask))
+        for _ in range(TRIES):
+            many = min(seen, int(SPARE * k / share) + 8)
+            found = self._ask(unit, segment, many, mask)
+            if found is None:
+                return None
+            rows, distances = found[0][0], found[1][0]
+            rows, distances = rows[rows >= 0], distances[: np.count_nonzero(rows >= 0)]
+            keep = self._holding(unit, rows)
+            if np.count_nonzero(keep) >= self.k:
+                step |= {"plan": f"walk {self.plan.index}, filter afterwards", "found": len(rows), "left": int(np.count_nonzero(keep))}
+                return rows[keep][None, : self.k], distances[keep][None, : self.k]
+            k = 4 * k
+        step["walked"] = "too few of what was found matched"
+        return None
+
+    def _holding(self, unit: segments.Unit, rows: np.ndarray) -> np.ndarray:
+        keep = np.zeros(len(rows), bool)
+        for part, start, mine in _by_part(unit, rows):
+            source, at = unit.parts[part]
+            keep[mine] = holding(source, rows[mine] - start + source.starts[at], self.where)
+        return keep
+
+    def _scan(self, parts: list[tuple[int, int, int]], step: dict[str, Any], views: list[tuple[int, np.ndarray]]) -> Found:
+        mask = self._allowed(parts)
+        wanted = step["wanted"] = step["rows"] if mask is None else int(np.count_nonzero(mask))
+        if wanted == 0:
+            step["plan"] = "nothing visible"
+            return self._nothing()
+        step["plan"] = "scan" if wanted == step["rows"] else "scan of the wanted rows"
+        count("vectors_scanned", wanted * len(self.queries))
+        return _scan(views, self.queries, self.k, self.plan.metric, None if mask is None else mask.view(np.uint8), self.tree.config)
+
+
+def _by_part(unit: segments.Unit, rows: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """(file of the unit, its first row, which of the rows are in it)."""
+    starts = unit.starts
+    owner = np.searchsorted(starts, rows, "right") - 1
+    return [(int(part), int(starts[part]), np.flatnonzero(owner == part)) for part in np.unique(owner)]
 
 
 def visible(view: View, number: int, source: Source, where: Any) -> np.ndarray | None:
     """bool (rows,): the rows of a source, the ``number``-th of a view, that the view sees and a filter allows; None for all."""
-    marks = segments.marks_of(source)
+    marks = marks_of(source)
     own = view.overlay
     newer = [s for s in view.sources[:number] if s is not own]
     marks.resolve(source, newer, max([view.version, *(s.max_seq for s in newer)]))
@@ -196,21 +334,6 @@ def _not_overwritten(source: Source, own: MemSource, version: int, n: int) -> np
     rows = source.find(own.sorted().keys(0), version)
     mask[rows[rows >= 0]] = False
     return mask
-
-
-def _walk(
-    source: RunSource, at: int, tree: Any, queries: np.ndarray, k: int, mask: np.ndarray | None, plan: Plan, params: dict[str, Any]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    assert plan.index is not None
-    segment = segments.segment_of(source, at, plan.index, plan.column, tree)
-    if segment is None:
-        return None
-    try:
-        return segment.search(queries, k, mask, **params)
-    except CorruptionError as why:
-        # a page that is read by a search only: the table file has the rows
-        segments.give_up(source, at, plan.index, why)
-        return None
 
 
 def _best(rows: np.ndarray, distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from ..errors import InvalidArgumentError, SchemaError
 from ..indexes.analyze import TextSpec
 from ..indexes.text import ranked, together
 from ..lsm.lists import sparse_lists, text_lists
-from ..lsm.segments import marks_of
+from ..lsm.marks import marks_of
 from ..lsm.source import RunSource
 from ..lsm.state import View
 from ..registry import Spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def matching(view: View, source: Source, where: Any) -> np.ndarray:
     some = candidates(source, sorted_columns(view), where)
     if some is not None:
         mask = np.zeros(source.rows, bool)
-        mask[_holding(source, some, where)] = True
+        mask[some[holding(source, some, where)]] = True
         return kept.put(where, mask)
     names = named(source.reader(0).schema, where)
     masks = [
@@ -45,6 +46,50 @@ def matching(view: View, source: Source, where: Any) -> np.ndarray:
         for i in range(source.num_batches)
     ]
     return kept.put(where, np.concatenate(masks))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The share of a source's rows that a filter is expected to leave, and what says so."""
+
+    share: float
+    by: str
+
+
+SAMPLE = 1024
+
+
+def asked_before(source: Source, where: Any) -> bool:
+    """Whether the rows that match are known, or the filter was asked of this source before: then they are worth working out."""
+    if isinstance(source, MemSource):
+        return True
+    if source.__dict__.setdefault("_matching", Recent()).get(where) is not None:
+        return True
+    asked: Recent[bool] = source.__dict__.setdefault("_asked", Recent())
+    known = asked.get(where) is not None
+    if not known:
+        asked.put(where, True)
+    return known
+
+
+def estimate(view: View, source: RunSource, where: Any) -> Estimate:
+    """By sorted indexes, else by the zone maps and 1,024 rows spread over the source, which are kept. Never more than that is read."""
+    check_where(where)
+    known = source.__dict__.setdefault("_matching", Recent()).get(where)
+    if known is not None:
+        return Estimate(float(known.mean()), "the rows that match")
+    some = candidates(source, sorted_columns(view), where)
+    if some is not None:
+        return Estimate(len(some) / max(1, source.rows), "sorted indexes")
+    left = sum(len(source.seqs(i)) for i in range(source.num_batches) if source.may_match(i, where))
+    if left == 0:
+        return Estimate(0.0, "zone maps")
+    names = named(source.reader(0).schema, where)
+    samples: dict[tuple[str, ...], pa.Table] = source.__dict__.setdefault("_samples", {})
+    if tuple(names) not in samples:
+        samples[tuple(names)] = source.take(np.linspace(0, source.rows - 1, min(SAMPLE, source.rows)).astype(np.int64), names)
+    sample = samples[tuple(names)]
+    return Estimate(min(left / source.rows, float(evaluate(sample, where).mean())), f"{sample.num_rows} rows and zone maps")
 
 
 def indexed(view: View, where: Any, start: Any = None, stop: Any = None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -63,7 +108,7 @@ def indexed(view: View, where: Any, start: Any = None, stop: Any = None) -> tupl
         some = candidates(source, indexes, where)
         if some is None:
             return None
-        found.append(_holding(source, some, where))
+        found.append(some[holding(source, some, where)])
     owner, row, keys = [], [], []
     for s, rows in enumerate(found):
         if len(rows):
@@ -102,6 +147,8 @@ def _in_memory(source: MemSource, where: Any) -> np.ndarray:
     return evaluate(table.select(named(table.schema, where)), where)
 
 
-def _holding(source: RunSource, rows: np.ndarray, where: Any) -> np.ndarray:
-    """Those of the rows for which the filter holds."""
-    return rows[evaluate(source.take(rows, named(source.reader(0).schema, where)), where)] if len(rows) else rows
+def holding(source: RunSource, rows: np.ndarray, where: Any) -> np.ndarray:
+    """bool (rows,): for which of some rows the filter holds."""
+    if len(rows) == 0:
+        return np.zeros(0, bool)
+    return evaluate(source.take(rows, named(source.reader(0).schema, where)), where)

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 ALIGN = 64
+# buffers of a megabyte and more begin with a page: those of a column's batches can be mapped behind each other
+PAGE, LARGE = 4096, 1 << 20
 MAGIC = b"ARROW1\x00\x00"
 END_OF_STREAM = struct.pack("<Ii", 0xFFFFFFFF, 0)
 _METADATA_V5, _RECORD_BATCH = 4, 3
@@ -81,7 +83,7 @@ def _cut(buffer: Any, size: int) -> Any:
 def batch_message(batch: pa.RecordBatch, offset: int) -> tuple[bytes, list[Any], int]:
     """(framed metadata, body buffers with their padding, body length) of a batch that begins at file ``offset``.
 
-    The body, and every buffer in it, lies on a multiple of 64 of the file.
+    The body, and every buffer in it, lies on a multiple of 64 of the file; a large buffer, and a body that holds one, on a page.
     """
     nodes: list[tuple[int, int]] = []
     buffers: list[Any] = []
@@ -90,8 +92,12 @@ def batch_message(batch: pa.RecordBatch, offset: int) -> tuple[bytes, list[Any],
     body: list[Any] = []
     places: list[tuple[int, int]] = []
     at = 0
+    begin = PAGE if any(b is not None and b.size >= LARGE for b in buffers) else ALIGN
     for buffer in buffers:
         size = 0 if buffer is None else buffer.size
+        if size >= LARGE and at % PAGE:
+            body.append(bytes(-at % PAGE))
+            at += -at % PAGE
         places.append((at, size))
         if size:
             body.append(buffer)
@@ -100,7 +106,7 @@ def batch_message(batch: pa.RecordBatch, offset: int) -> tuple[bytes, list[Any],
                 body.append(bytes(pad))
             at += size + pad
     message = record_batch(batch.num_rows, nodes, places, at)
-    pad = -(offset + 8 + len(message)) % ALIGN
+    pad = -(offset + 8 + len(message)) % begin
     message += bytes(pad)
     return struct.pack("<Ii", 0xFFFFFFFF, len(message)) + message, body, at
 

@@ -36,10 +36,10 @@ class TableReader:
     def __init__(self, env: Env, path: str, number: int, cache: Cache | None = None, fetch: Fetch | None = None) -> None:
         self.path, self.number, self._cache, self._fetch = path, number, cache or Cache(0), fetch
         self.metrics = env.metrics
-        self._file = env.open(path, kind="table")
-        self._map = self._file.map()
+        self.file = env.open(path, kind="table")
+        self._map = self.file.map()
         self._bytes = np.frombuffer(self._map, np.uint8)
-        self._base = self._bytes.ctypes.data
+        self.base = self._bytes.ctypes.data
         self._sections()
         self._batches: list[pa.RecordBatch | None] = [None] * len(self._blocks)
         self._columns: dict[tuple[int, str], Column] = {}
@@ -167,7 +167,7 @@ class TableReader:
 
     def private(self, view: np.ndarray) -> np.ndarray:
         """uint8 (n,): the bytes of a view of the map, mapped again copy-on-write; writing to it changes nothing else."""
-        return np.frombuffer(self._file.private(view.ctypes.data - self._base, len(view)), np.uint8)
+        return np.frombuffer(self.file.private(view.ctypes.data - self.base, len(view)), np.uint8)
 
     def _checked(self, start: int, end: int) -> memoryview:
         self._check(start, end)
@@ -218,8 +218,8 @@ class TableReader:
             array = self._batch(i).column(name)
             buffers, width, at = storage_of(array).buffers(), fixed_width(array), 0
             if width is not None:
-                at = buffers.pop().address - self._base
-            others = [(b.address - self._base, b.address - self._base + b.size) for b in buffers if b is not None and b.size]
+                at = buffers.pop().address - self.base
+            others = [(b.address - self.base, b.address - self.base + b.size) for b in buffers if b is not None and b.size]
             column = self._columns[i, name] = Column(array, width, at, others, self._groups(i, array))
         return column
 
@@ -227,7 +227,7 @@ class TableReader:
         if not isinstance(array.type, Coded):
             return None
         offsets = array.storage.buffers()[1]
-        self._check(offsets.address - self._base, offsets.address - self._base + offsets.size)
+        self._check(offsets.address - self.base, offsets.address - self.base + offsets.size)
         try:
             return Groups(array)
         except CorruptionError as why:
@@ -241,7 +241,7 @@ class TableReader:
             groups = self._column(i, name).groups
             assert groups is not None
             low, high = groups.span(group)
-            at = groups.data.ctypes.data - self._base
+            at = groups.data.ctypes.data - self.base
             if check and not self._checks.whole:
                 self._check(at + low, at + high)
             try:
@@ -272,14 +272,14 @@ class TableReader:
         validity, offsets, data = array.buffers()
         for buffer in (validity, offsets):
             if buffer is not None and buffer.size:
-                at = buffer.address - self._base
+                at = buffer.address - self.base
                 self._check(at, at + buffer.size)
         ends = np.frombuffer(offsets, np.int64)
         if data is not None and stop > start:
             low, high = int(ends[start]), int(ends[stop])
             if not 0 <= low <= high <= data.size:
-                raise self._bad("offsets of a column lie outside its bytes", offsets.address - self._base)
-            at = data.address - self._base
+                raise self._bad("offsets of a column lie outside its bytes", offsets.address - self.base)
+            at = data.address - self.base
             self._check(at + low, at + high)
 
     def unchecked(self, i: int, name: str) -> pa.Array:
@@ -287,12 +287,12 @@ class TableReader:
         array = self._column(i, name).array
         for buffer in storage_of(array).buffers()[: None if fixed_width(array) is None and not has_offsets(array) else -1]:
             if buffer is not None and buffer.size:
-                self._check(buffer.address - self._base, buffer.address - self._base + buffer.size)
+                self._check(buffer.address - self.base, buffer.address - self.base + buffer.size)
         return array
 
     def guard(self) -> tuple[np.ndarray, int, int, Callable[[int, int], None], str]:
         """(which chunks were found right uint8, bytes a chunk, address of the file, check of a range of it, path)."""
-        return self._checks.good.view(np.uint8), self._chunk, self._base, self._check, self.path
+        return self._checks.good.view(np.uint8), self._chunk, self.base, self._check, self.path
 
     def checked(self, i: int, name: str, start: int, stop: int) -> bool:
         """Whether reading rows [start, stop) of a column is free: plain, and all chunks under them were found right before."""
@@ -484,7 +484,7 @@ class TableReader:
         for name in batch.schema.names:
             self._column(i, name)  # the offsets of groups are checked before they are followed
         for column in batch.columns:
-            for start, end in byte_ranges(column, local, local + 1, self._base):
+            for start, end in byte_ranges(column, local, local + 1, self.base):
                 ranges |= {*range(start // self._chunk, -(-end // self._chunk))}
         leaves = self.leaves()
         chunks = []

@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import indexes
 from ..errors import CorruptionError, DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, LsmTensorError, SchemaError, UnknownNameError
-from ..indexes import VectorIndex, container
+from ..indexes import VectorIndex, carry, container
 
 METRICS = ("l2", "cosine", "ip", "l1", "hamming")
 
@@ -342,6 +342,38 @@ def check_merge(make: Make) -> None:
     expect(InvalidArgumentError, "merging", lambda: one.merge(make(6, "ip")))
 
 
+def check_carried(make: Make) -> None:
+    """An index of merged rows, of what two indexes of some of them worked out: as good as one built, whole, and it takes more rows."""
+    rows, queries = vectors(1, 900, 12), vectors(2, 20, 12)
+    for metric in METRICS:
+        first, second = make(12, metric), make(12, metric)
+        first.add(rows[:700:2], copy=False)
+        header, arrays = first.to_sections()
+        arrays = {name: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape) for name, a in arrays.items()}
+        first = indexes.from_sections(header, arrays, vectors=np.ascontiguousarray(rows[:700:2]))
+        second.add(rows[1:101:2], copy=False)
+        chosen = np.sort(np.random.default_rng(3).permutation(800)[:600])
+        mine = np.where((chosen < 700) & (chosen % 2 == 0), chosen // 2, -1)
+        theirs = np.where((chosen < 101) & (chosen % 2 == 1), chosen // 2, -1)
+        merged = np.ascontiguousarray(rows[chosen])
+        made = carry.carried([(second, theirs), (first, mine)], merged)
+        if made is None:
+            continue
+        assert len(made) == 600 and np.array_equal(made.reconstruct(17), merged[17])
+        fresh = make(12, metric)
+        fresh.add(merged)
+        true = true_distances(queries, merged, metric)
+        ours, built = (recall(i.search(queries, k=10)[1], true, 10) for i in (made, fresh))
+        assert ours >= built - 0.06, f"{metric}: recall {ours}, {built} when built"
+        header, arrays = made.to_sections()
+        again = indexes.from_sections(json.loads(json.dumps(header)), dict(arrays), vectors=merged)
+        assert np.array_equal(again.search(queries, k=5)[0], made.search(queries, k=5)[0])
+        made.add(rows[800:])
+        assert metric not in ("l2", "cosine") or made.search(rows[850], k=1)[0][0] == 650
+        made.remove(3)
+        assert 3 not in made.search(merged[3], k=5)[0]
+
+
 def check_recall_asked_for(make: Make) -> None:
     """``recall=`` turns the dial, by a calibration that is saved and does not change the digest."""
     rows, queries = vectors(1, 2500, 24), vectors(2, 60, 24)
@@ -443,6 +475,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_segments,
     check_damage_is_found,
     check_merge,
+    check_carried,
     check_recall_asked_for,
     check_radius,
     check_iterator,

@@ -177,7 +177,7 @@ STEPS = [
     _create("docs", DOCS, indexes={"v": "hnsw"}), _create("words", WORDS), _upsert(0, 12), _words(0), _upsert(1, 200), _delete(3, 23), _tag("early"),
     _transaction(40), _arrays(small=LARGE[0], other=LARGE[3]), FLUSH, _upsert(5, 12), _arrays(large=LARGE), _slice(), _upsert(6, 300), _words(3), COMPACT,
     _create("films", FILMS, history="none"), _films(0, [1, 2, 3]), _films(1, [4, 5, 6, 7, 8, 9]), FLUSH,
-    _index("second", "ivfflat"), _upsert(7, 12), REOPEN, _upsert(8, 12), _delete(50, 60), _tag("late"), _index("second", None), _arrays(small=None),
+    _index("second", "ivfflat(placement=table)"), _upsert(7, 12), REOPEN, _upsert(8, 12), _delete(50, 60), _tag("late"), _index("second", None), _arrays(small=None),
     _create("brief", WORDS), _transaction(77), _drop("brief"), Step("checkpoint", lambda db: db.checkpoint("copy")),
     Step("backup", lambda db: db.backup("saved")), _films(2, [1, 2, 4, 5, 7, 8]), _upsert(10, 80), _words(9), FLUSH, COMPACT, Step("collect garbage", lambda db: db.collect_garbage()),
 ]  # fmt: skip
