@@ -120,6 +120,42 @@ def search_bytes(
     return np.array(places, np.int64)
 
 
+def _check_runs(starts: np.ndarray, n: int) -> None:
+    if len(starts) == 0 or starts[0] != 0 or starts[-1] != n or (np.diff(starts) < 0).any():
+        raise InvalidArgumentError(f"runs begin at {starts} of {n} rows; give where each begins, from 0 on, and then {n}")
+
+
+def _guard_merge_int64(keys: np.ndarray, seqs: np.ndarray, starts: np.ndarray) -> tuple[Any, ...]:
+    _check_runs(starts, len(keys))
+    if len(seqs) != len(keys):
+        raise InvalidArgumentError(f"{len(seqs)} sequence numbers for {len(keys)} keys")
+    return keys, seqs, starts
+
+
+def _guard_merge_bytes(data: np.ndarray, offsets: np.ndarray, seqs: np.ndarray, starts: np.ndarray) -> tuple[Any, ...]:
+    _check_runs(starts, len(offsets) - 1)
+    if len(seqs) != len(offsets) - 1:
+        raise InvalidArgumentError(f"{len(seqs)} sequence numbers for {len(offsets) - 1} keys")
+    return data, offsets, seqs, starts
+
+
+@kernel("storage", "exact", _guard_merge_int64)
+def merge_int64(keys: np.ndarray, seqs: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """int64 (n,): the order of rows by key int64 (n,), the newer of equal keys first, by seq uint64 (n,), else as they stand.
+
+    Run i, [starts[i], starts[i + 1]), is in this order already; starts int64 (runs + 1,). O(n log runs).
+    """
+    return np.lexsort((~seqs, keys))
+
+
+@kernel("storage", "exact", _guard_merge_bytes)
+def merge_bytes(data: np.ndarray, offsets: np.ndarray, seqs: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The same for byte strings, as `search_bytes` has them."""
+    texts = [bytes(data[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    newer = (~seqs).tolist()
+    return np.array(sorted(range(len(texts)), key=lambda i: (texts[i], newer[i])), np.int64)
+
+
 def mix64(x: np.ndarray) -> np.ndarray:
     """A bijection of uint64 in which every input bit moves every output bit (Stafford's variant 13)."""
     with np.errstate(over="ignore"):

@@ -39,6 +39,8 @@ from .cython._kernels import (
     gathered,
     hash64_bytes,
     hash64_int64,
+    merge_bytes,
+    merge_int64,
     pairwise,
     search_bytes,
     search_int64,
@@ -70,6 +72,6 @@ def topk(
 
 __all__ = [
     "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
-    "graph_search", "hash64_bytes", "hash64_int64", "isa", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_invert", "sparse_net", "sparse_search", "topk",
+    "graph_search", "hash64_bytes", "hash64_int64", "isa", "merge_bytes", "merge_int64", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_invert", "sparse_net", "sparse_search", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

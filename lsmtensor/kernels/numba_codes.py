@@ -296,6 +296,15 @@ def code_shrink(
 
 
 @_jit
+def _inverse(x):  # type: ignore[no-untyped-def]
+    """One over the norm, 0 for a row of zeros."""
+    square = np.float32(0)
+    for i in range(x.shape[0]):
+        square += x[i] * x[i]
+    return np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+
+
+@_jit
 def _prepare(x, metric, bits, mean, step, factors, inverse, values, own):  # type: ignore[no-untyped-def]
     """(factor, less) of a query; ``values`` and ``own`` are filled, their ends as padding is."""
     d, largest = x.shape[0], np.float32(0)
@@ -344,10 +353,7 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
     sums = np.empty((0, 2), np.int32)
     best, best_n = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(queries.shape[0]):
-        x, square = queries[q], np.float32(0)
-        for i in range(x.shape[0]):
-            square += x[i] * x[i]
-        inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+        x, inverse = queries[q], _inverse(queries[q])
         factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
         if walk:
             begin = starts
@@ -379,10 +385,7 @@ def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors,
     values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
     best, best_n, none = np.empty(k, np.float32), np.empty(k, np.int64), np.zeros(k, np.uint8)
     for q in range(queries.shape[0]):
-        x, square, size = queries[q], np.float32(0), 0
-        for i in range(x.shape[0]):
-            square += x[i] * x[i]
-        inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+        x, inverse, size = queries[q], _inverse(queries[q]), 0
         factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
         for r in range(ranges.shape[1]):
             for at in range(ranges[q, r, 0], ranges[q, r, 1]):
@@ -401,10 +404,7 @@ def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors,
 def _estimates(queries, metric, mean, step, codes, squares, factors, bits, rows, far):  # type: ignore[no-untyped-def]
     values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
     for q in range(queries.shape[0]):
-        x, square = queries[q], np.float32(0)
-        for i in range(x.shape[0]):
-            square += x[i] * x[i]
-        inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+        x, inverse = queries[q], _inverse(queries[q])
         factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)
         for i in range(rows.shape[1]):
             if rows[q, i] >= 0:

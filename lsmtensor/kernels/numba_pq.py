@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import numpy_pq
-from .numba_codes import _add, _jit, _nearest
+from .numba_codes import _add, _inverse, _jit, _nearest
 
 
 @_jit
@@ -43,10 +43,7 @@ def _ranges(queries, base, points, scale, metric, tables, steps, least, codes, b
     flat = codes.ravel()
     pairs = codes.shape[1] if four else 0
     for q in range(queries.shape[0]):
-        x, square, size = queries[q], np.float32(0), 0
-        for i in range(x.shape[0]):
-            square += x[i] * x[i]
-        inverse = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
+        x, inverse, size = queries[q], _inverse(queries[q]), 0
         for r in range(ranges.shape[1]):
             for at in range(ranges[q, r, 0], ranges[q, r, 1]):
                 if mask.shape[0] and not mask[order[at]]:

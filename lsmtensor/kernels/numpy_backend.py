@@ -15,6 +15,8 @@ from .contract import (
     gathered,
     hash64_bytes,
     hash64_int64,
+    merge_bytes,
+    merge_int64,
     pairwise,
     search_bytes,
     search_int64,
@@ -50,6 +52,6 @@ def isa() -> str:
 __all__ = [
     "bitshuffle", "shuffle", "unbitshuffle", "unshuffle",
     "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
-    "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa",
+    "assign", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "crc32c_chunks", "gathered", "graph_insert", "graph_search", "hash64_bytes", "hash64_int64", "isa", "merge_bytes", "merge_int64",
     "pairwise", "search_bytes", "search_int64", "sparse_invert", "sparse_net", "sparse_search", "topk",
 ]  # fmt: skip

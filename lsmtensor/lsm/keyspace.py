@@ -103,6 +103,13 @@ def order(keys: pa.Array, seqs: np.ndarray | None = None) -> np.ndarray:
     return np.asarray(pc.sort_indices(table, [("k", "ascending"), ("s", "descending")])).astype(np.int64)
 
 
+def merged(keys: pa.Array, seqs: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The same order, where runs that begin at ``starts``, int64, and end with the last of them are each in it; O(n log runs) in a kernel."""
+    k: Any = kernels.storage()
+    result: np.ndarray = k.merge_int64(int64_view(keys), seqs, starts) if is_int(keys) else k.merge_bytes(*binary_parts(keys), seqs, starts)
+    return result
+
+
 def between(keys: pa.Array, start: Key | None, stop: Key | None) -> np.ndarray:
     """bool (n,): the keys in [start, stop)."""
     import pyarrow.compute as pc

@@ -200,9 +200,9 @@ def windows(
             keys = pa.concat_arrays([p.keys for p in pieces])
             seqs = np.concatenate([p.seqs for p in pieces])
             ops = np.concatenate([p.ops for p in pieces])
-            by_key = keyspace.order(keys, seqs)
-            kept = by_key[choose(keys.take(pa.array(by_key)), seqs[by_key], ops[by_key])]
             starts = np.cumsum([0] + [len(p.keys) for p in pieces])
+            by_key = keyspace.merged(keys, seqs, starts)
+            kept = by_key[choose(keys.take(pa.array(by_key)), seqs[by_key], ops[by_key])]
             owner = np.searchsorted(starts, kept, "right") - 1
             kept = kept - starts[owner]
         if reverse:

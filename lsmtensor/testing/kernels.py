@@ -137,6 +137,26 @@ def _search_bytes(rng: np.random.Generator) -> Iterator[Args]:
         yield *_strings(rng, n), *_strings(rng, 30)
 
 
+def _merge_int64(rng: np.random.Generator) -> Iterator[Args]:
+    """Runs of every number and length, with keys in common, and rows in common too."""
+    for lengths in ((), (0,), (1,), (5, 0, 3), (40, 1), (30, 30, 30), (7, 50, 20, 3, 9, 0, 11), (400, 300)):
+        for span in (5, 2**62):
+            runs = [(rng.integers(-span, span, n), rng.integers(0, 9, n).astype(np.uint64)) for n in lengths]
+            runs = [(keys[by], seqs[by]) for keys, seqs in runs for by in [np.lexsort((~seqs, keys))]]
+            starts = np.cumsum([0, *lengths]).astype(np.int64)
+            yield *(np.concatenate([np.empty(0, t), *(run[i] for run in runs)]) for i, t in enumerate((np.int64, np.uint64))), starts
+
+
+def _merge_bytes(rng: np.random.Generator) -> Iterator[Args]:
+    for keys, seqs, starts in _merge_int64(rng):
+        # two bytes of some alphabet behind a prefix that fills the first eight, or not
+        texts = [b"prefix"[: 6 * (int(k) % 2)] + bytes([97 + int(k) % 3]) * (int(k) % 12) for k in keys]
+        order = [sorted(range(a, b), key=lambda i: (texts[i], ~seqs[i])) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        by = np.concatenate([np.empty(0, np.int64), *order]).astype(np.int64)
+        sorted_texts = [texts[i] for i in by]
+        yield np.frombuffer(b"".join(sorted_texts), np.uint8), np.cumsum([0] + [len(t) for t in sorted_texts]).astype(np.int32), seqs[by], starts
+
+
 def _hash64_bytes(rng: np.random.Generator) -> Iterator[Args]:
     for n in (0, 1, 50):
         yield _strings(rng, n)
@@ -261,10 +281,10 @@ def check_sparse_search(kernels: Kernels, seed: int) -> None:
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "assign": _assign, "pairwise": _pairwise, "gathered": _gathered, "topk": _topk, "search_int64": _search_int64, "search_bytes": _search_bytes,
+    "merge_int64": _merge_int64, "merge_bytes": _merge_bytes,
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
-    
     "sparse_invert": _sparse_invert, "sparse_net": _sparse_net, "sparse_search": _sparse_net,
     "crc32c_chunks": _crc32c_chunks, **kernels_codes.ARGUMENTS, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 #include "_keys.h"
+#include "_merge.h"
 
 /* the k best so far, nearest first; ties keep the order in which they were added */
 typedef struct {

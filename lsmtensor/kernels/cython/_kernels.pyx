@@ -23,6 +23,13 @@ cdef extern from "_kernels.h" nogil:
     uint64_t hash_bytes(const unsigned char *, long)
     long lower_int64(const long *, long, long)
     long lower_bytes(const unsigned char *, const int *, long, const unsigned char *, long)
+    ctypedef struct merge_keys:
+        const int64_t *keys
+        const unsigned char *data
+        const int *offsets
+        int64_t skip
+        const uint64_t *seqs
+    int merge_runs(merge_keys, const int64_t *, int64_t, int64_t *)
 
 
 # from so many queries on it pays to share the loads of a row between them
@@ -140,6 +147,34 @@ def search_bytes(const uint8_t[::1] data, const int[::1] offsets, const uint8_t[
         with nogil:
             for i in range(q):
                 o[i] = lower_bytes(here, &offsets[0], n, there + wanted_offsets[i], wanted_offsets[i + 1] - wanted_offsets[i])
+    return out
+
+
+def merge_int64(const int64_t[::1] keys, const uint64_t[::1] seqs, const int64_t[::1] starts):
+    cdef merge_keys rows = merge_keys(NULL, NULL, NULL, 0, NULL)
+    if keys.shape[0]:
+        rows.keys, rows.seqs = &keys[0], &seqs[0]
+    return merged(rows, keys.shape[0], starts)
+
+
+def merge_bytes(const uint8_t[::1] data, const int[::1] offsets, const uint64_t[::1] seqs, const int64_t[::1] starts):
+    cdef merge_keys rows = merge_keys(NULL, NULL, NULL, 0, NULL)
+    cdef uint8_t none = 0
+    rows.data = &data[0] if data.shape[0] else &none
+    if seqs.shape[0]:
+        rows.offsets, rows.seqs = &offsets[0], &seqs[0]
+    return merged(rows, seqs.shape[0], starts)
+
+
+cdef merged(merge_keys rows, int64_t n, const int64_t[::1] starts):
+    cdef int done
+    out = np.empty(n, np.int64)
+    cdef int64_t[::1] o = out
+    if n:
+        with nogil:
+            done = merge_runs(rows, &starts[0], starts.shape[0] - 1, &o[0])
+        if not done:
+            raise MemoryError(f"no memory to merge {n} rows")
     return out
 
 
