@@ -237,6 +237,10 @@ def kernels() -> None:
 
         runnable, own = compiled(), backends.choose("cython").isa
         click.echo(f"         instruction sets that this processor runs: {', '.join(runnable)}; LSMTENSOR_ISA overrides ({own})")
+    if "cupy" in there:
+        from .kernels.cupy_backend import DEVICE
+
+        click.echo("         " + ", ".join(f"{name} {value:,.0f}" for name, value in DEVICE.memory().items() if name != "fragmentation") + " bytes")
     click.echo(f"chosen unless named: {backends.choose().backend}; storage kernels: {backends.storage().backend}")
 
 

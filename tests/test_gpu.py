@@ -14,9 +14,11 @@ import threading
 import cupy_standin
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from lsmtensor import kernels
 from lsmtensor.bench import runner
+from lsmtensor.cli import main
 from lsmtensor.errors import DeviceMemoryError, InvalidArgumentError, UnavailableError, UnknownNameError
 from lsmtensor.indexes.flat import Flat
 from lsmtensor.kernels import device
@@ -119,6 +121,11 @@ def test_memory_is_counted_and_given_back(backend):
     made.release()
     after = made.memory()
     assert after["used"] == before["used"] and after["resident"] == before["resident"] and after["fragmentation"] == 0
+
+
+def test_the_command_line_shows_the_backend(backend):
+    shown = CliRunner().invoke(main, ["kernels"], catch_exceptions=False).output
+    assert "cupy stand-in on no card" in shown and "card_total 4,294,967,296" in shown
 
 
 def test_a_limit_that_is_too_small_says_so(monkeypatch):

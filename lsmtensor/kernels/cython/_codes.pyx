@@ -370,18 +370,26 @@ def code_scan(Net net not None, const float[:, ::1] queries, int64_t k, int64_t 
     return id_array, far_array
 
 
+cdef int check_ranges(const float[:, ::1] queries, const int64_t[::1] order, const int64_t[:, :, ::1] ranges, int64_t k, int64_t depth,
+                      const uint8_t[::1] mask, int64_t n, int64_t d) except -1:
+    """Ranges of places lie within n rows of d dimensions, a pair for each place of each query."""
+    cdef int64_t i, j
+    if k < 0 or depth < k or ranges.shape[0] != queries.shape[0] or ranges.shape[2] != 2:
+        raise InvalidArgumentError(f"k {k}, depth {depth}, {ranges.shape[0]} x {ranges.shape[1]} ranges for {queries.shape[0]} queries; give k <= depth, pairs for each")
+    if queries.shape[1] != d or order.shape[0] != n or (mask is not None and mask.shape[0] != n):
+        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {d}; an order and a mask have one entry a row")
+    for i in range(ranges.shape[0]):
+        for j in range(ranges.shape[1]):
+            if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= n:
+                raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {n} places")
+    return 0
+
+
 def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1] order, const int64_t[:, :, ::1] ranges, int64_t k, int64_t depth,
                 const uint8_t[::1] mask):
     cdef int64_t q = queries.shape[0], i, j, hits, count = ranges.shape[1]
     cdef const uint8_t *allowed = NULL
-    if k < 0 or depth < k or ranges.shape[0] != q or ranges.shape[2] != 2:
-        raise InvalidArgumentError(f"k {k}, depth {depth}, {ranges.shape[0]} x {count} ranges for {q} queries; give k <= depth, pairs for each")
-    if queries.shape[1] != net.g.d or order.shape[0] != net.g.n or (mask is not None and mask.shape[0] != net.g.n):
-        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {net.g.d}; an order and a mask have one entry a row")
-    for i in range(q):
-        for j in range(count):
-            if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= net.g.n:
-                raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {net.g.n} places")
+    check_ranges(queries, order, ranges, k, depth, mask, net.g.n, net.g.d)
     need_points(net)
     id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
     if q == 0 or k == 0:
@@ -469,14 +477,9 @@ def pq_ranges(ProductNet net not None, const float[:, ::1] queries, const float[
     cdef int64_t q = queries.shape[0], i, j, hits, count = ranges.shape[1]
     cdef const uint8_t *allowed = NULL
     cdef pq_net_t *p = &net.p
-    if k < 0 or depth < k or ranges.shape[0] != q or ranges.shape[2] != 2 or base.shape[0] != q or base.shape[1] != count:
-        raise InvalidArgumentError(f"k {k}, depth {depth}, {ranges.shape[0]} x {count} ranges for {q} queries; give k <= depth, a pair and a base for each")
-    if queries.shape[1] != p.g.d or order.shape[0] != p.g.n or (mask is not None and mask.shape[0] != p.g.n):
-        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {p.g.d}; an order and a mask have one entry a row")
-    for i in range(q):
-        for j in range(count):
-            if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= p.g.n:
-                raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {p.g.n} places")
+    check_ranges(queries, order, ranges, k, depth, mask, p.g.n, p.g.d)
+    if base.shape[0] != q or base.shape[1] != count:
+        raise InvalidArgumentError(f"{base.shape[0]} x {base.shape[1]} bases for {q} x {count} ranges; give one for each")
     id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
     if q == 0 or k == 0:
         return id_array, far_array
