@@ -18,8 +18,12 @@ from ..errors import InvalidArgumentError, UnavailableError, UnknownNameError
 from ..registry import near
 
 BACKENDS = ("cython", "numba", "numpy", "cupy")
-# these take what code_net, code_forest and pq_net of their own backend made
-ON_NETS = ("code_estimates", "code_forest", "code_net", "code_one", "code_ranges", "code_scan", "code_search", "pq_net", "pq_ranges")
+# these hand each other structures of their backend's own making
+TOGETHER = (
+    ("code_estimates", "code_forest", "code_net", "code_one", "code_ranges", "code_scan", "code_search"),
+    ("pq_net", "pq_ranges"),
+    ("sparse_net", "sparse_search"),
+)
 DEFAULT_ORDER = ("cython", "numba", "numpy")
 
 
@@ -72,8 +76,9 @@ def _mix(choice: str) -> Kernels:
     for of in named.keys() - known:
         raise UnknownNameError(f"no kernel or group of kernels named {of!r} in {choice!r}; {near(of, known)}")
     whose = {n: named.get(n) or named.get(d.group) or rest for n, d in KERNELS.items()}
-    if len(makers := {whose[n] for n in ON_NETS}) > 1:
-        raise InvalidArgumentError(f"{choice!r}: the kernels over codes hand structures to each other; take {', '.join(ON_NETS)} from one of {', '.join(sorted(makers))}")
+    for together in TOGETHER:
+        if len(makers := {whose[n] for n in together}) > 1:
+            raise InvalidArgumentError(f"{choice!r}: take {', '.join(together)}, which share structures, from one of {', '.join(sorted(makers))}")
     functions = {n: _load(backend)._functions[n] for n, backend in whose.items() if n in _load(backend)._functions}
     return Kernels(choice, functions, "; ".join(sorted({_load(b).isa for b in whose.values()})), _load(whose["topk"]).resident)
 
