@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,19 @@ class SparseIndex:
         sizes = np.bincount(owner[there], minlength=len(starts) - 1)
         return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), terms[there].astype(np.uint32), weights[there]
 
+    def _one(self, given: Any) -> Csr | None:
+        """One query as it should be, in order and finite: the checks of many cost more than its search. None for others."""
+        if not isinstance(given, Mapping) or len(given) != 2:
+            return None
+        terms, weights = given.get("indices"), given.get("values")
+        if type(terms) is not np.ndarray or type(weights) is not np.ndarray or terms.dtype.kind not in "iu" or weights.dtype != np.float32:
+            return None
+        if terms.ndim != 1 or terms.shape != weights.shape or not len(terms) or terms[0] < 0 or terms[-1] >= self.dim:
+            return None
+        if not (terms[1:] > terms[:-1]).all() or not isfinite(weights.dot(weights)):
+            return None
+        return np.array([0, len(terms)]), terms.astype(np.uint32), np.ascontiguousarray(weights)
+
     # -- lists -----------------------------------------------------------------------------------
 
     def _inverted(self) -> Postings:
@@ -197,7 +211,7 @@ class SparseIndex:
                 raise InvalidArgumentError(f"recall={recall} and query_cut={query_cut}, rerank={rerank}; give one of them, for recall= chooses the others")
             wanted = recall + (1 - recall) / 5
             query_cut, rerank = next(((cut, depth) for cut, depth, reached in self.calibrate() if reached >= wanted), (None, None))
-        rows, mask, lists = self._rows(queries, "queries"), self._mask(filter), self._inverted()
+        rows, mask, lists = self._one(queries) or self._rows(queries, "queries"), self._mask(filter), self._inverted()
         cut, depth = (0, 0) if query_cut is None and rerank is None else (query_cut or 8, max(rerank or 10 * int(k), int(k)))
         ids, scores = np.full((len(rows[0]) - 1, k), -1, np.int64), np.full((len(rows[0]) - 1, k), -np.inf, np.float32)
         for i, (start, stop) in enumerate(zip(rows[0], rows[0][1:], strict=False)):

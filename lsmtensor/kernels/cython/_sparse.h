@@ -91,8 +91,8 @@ static inline int64_t sparse_put(float *best, int64_t *ids, int64_t size, int64_
 static int sparse_reserve(sparse_scratch *s, int64_t m, int64_t pool)
 {
     if (m > s->room) {
-        uint32_t slots = 256;
-        while (slots < 4 * m) slots *= 2;
+        uint32_t slots = 512;
+        while (slots < 16 * m) slots *= 2;
         free(s->terms), free(s->by), free(s->factors), free(s->bounds), free(s->slots);
         s->terms = malloc(m * 4), s->by = malloc(m * 4), s->factors = malloc(m * 4), s->bounds = malloc(m * 4);
         s->slots = malloc(slots * sizeof *s->slots);

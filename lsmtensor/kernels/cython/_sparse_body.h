@@ -87,16 +87,27 @@ static uint16_t ISA(limit)(const uint16_t *tops, int64_t count, int64_t wanted, 
 {
     for (int step = 0; step < 9 && low < high; step++) {
         uint16_t middle = (uint16_t)((low + high + 1) / 2);
+        /* a lane counts no more than the blocks of a chunk */
+        VEC here = {0}, least = here + middle;
+        for (int64_t b = 0; b < count; b += WIDE) here -= (VEC)(*(const VEC *)(tops + b) >= least);
         int64_t reach = 0;
-        for (int64_t b = 0; b < count; b += SPARSE_STRIPES) {
-            uint16_t here = 0;
-            for (int64_t j = 0; j < SPARSE_STRIPES; j++) here += tops[b + j] >= middle;
-            reach += here;
-        }
+        for (int j = 0; j < WIDE; j++) reach += here[j];
         if (reach >= wanted) low = middle; else high = middle - 1;
         if (reach >= wanted && reach <= wanted + wanted / 2) break;
     }
     return low;
+}
+
+/* Whether any stripe of a block reaches a limit. */
+static inline int ISA(reaches)(const uint16_t *top, uint16_t low)
+{
+#if LANES == 16
+    return _mm512_cmpge_epu16_mask(_mm512_loadu_si512(top), _mm512_set1_epi16((short)low)) != 0;
+#else
+    int any = 0;
+    for (int64_t j = 0; j < SPARSE_STRIPES; j++) any |= top[j] >= low;
+    return any;
+#endif
 }
 
 /* The rows of a chunk whose bound is from ``low`` to below ``high``; how many. */
@@ -105,9 +116,8 @@ static int64_t ISA(within)(int64_t blocks, uint32_t low, uint32_t high, sparse_s
     int64_t count = 0;
     for (int64_t b = 0; b < blocks; b++) {
         const uint16_t *top = s->tops + b * SPARSE_STRIPES;
-        int any = 0;
-        for (int64_t j = 0; j < SPARSE_STRIPES; j++) any |= top[j] >= low;
-        for (int64_t j = 0; any && j < SPARSE_STRIPES; j++)
+        if (!ISA(reaches)(top, (uint16_t)low)) continue;
+        for (int64_t j = 0; j < SPARSE_STRIPES; j++)
             if (top[j] >= low)
                 for (int64_t row = b * SPARSE_BLOCK + j; row < (b + 1) * SPARSE_BLOCK; row += SPARSE_STRIPES) {
                     s->found[count] = (uint32_t)row;
@@ -145,13 +155,17 @@ static float ISA(score)(const sparse_net *g, int64_t row, const sparse_scratch *
     return (float)sum;
 }
 
+/* Ask memory for a row, or for its first 8 KiB. */
+static inline void ISA(fetch)(const sparse_net *g, int64_t row)
+{
+    int64_t p = g->row_starts[row], end = g->row_starts[row + 1];
+    for (end = end < p + 1024 ? end : p + 1024; p < end; p += 16) __builtin_prefetch(g->terms + p), __builtin_prefetch(g->weights + p);
+}
+
 static int64_t ISA(scored)(const sparse_net *g, int64_t base, int64_t count, int64_t k, sparse_scratch *s, float *best, int64_t *ids, int64_t size)
 {
     for (int64_t i = 0; i < count; i++) {
-        if (i + 4 < count) {
-            int64_t p = g->row_starts[base + s->found[i + 4]];
-            for (int64_t b = 0; b < 64; b += 16) __builtin_prefetch(g->terms + p + b), __builtin_prefetch(g->weights + p + b);
-        }
+        if (i + 3 < count) ISA(fetch)(g, base + s->found[i + 3]);
         float score = ISA(score)(g, base + s->found[i], s);
         if (score != 0) size = sparse_put(best, ids, size, k, score, base + s->found[i]);
     }
@@ -204,9 +218,14 @@ static int64_t ISA(search)(const sparse_net *g, const uint32_t *terms, const flo
                     /* larger first, then lower rows */
                     uint64_t entry = (uint64_t)s->sums[s->found[i]] << 32 | (0xFFFFFFFFu - (uint32_t)(base + s->found[i]));
                     if (pooled == depth && entry <= s->pool[depth - 1]) continue;
-                    int64_t at = pooled < depth ? pooled++ : depth - 1;
-                    for (; at > 0 && s->pool[at - 1] < entry; at--) s->pool[at] = s->pool[at - 1];
-                    s->pool[at] = entry;
+                    int64_t low = 0, high = pooled;
+                    while (low < high) {
+                        int64_t middle = (low + high) >> 1;
+                        if (s->pool[middle] > entry) low = middle + 1; else high = middle;
+                    }
+                    pooled += pooled < depth;
+                    memmove(s->pool + low + 1, s->pool + low, (size_t)(pooled - 1 - low) * sizeof *s->pool);
+                    s->pool[low] = entry;
                 }
             }
         } else {
@@ -225,6 +244,7 @@ static int64_t ISA(search)(const sparse_net *g, const uint32_t *terms, const flo
     }
     for (int64_t i = 0; i < pooled; i++) {
         int64_t row = 0xFFFFFFFFu - (uint32_t)s->pool[i];
+        if (i + 3 < pooled) ISA(fetch)(g, 0xFFFFFFFFu - (uint32_t)s->pool[i + 3]);
         float score = ISA(score)(g, row, s);
         if (score != 0) size = sparse_put(best, ids, size, k, score, row);
     }
