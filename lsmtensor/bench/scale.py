@@ -47,6 +47,7 @@ def setup(options: Options) -> State:
     sizes = QUICK if options.quick else SIZES
     data = vectors.load(f"clustered(rows={sizes[-1]}, dim={DIM}, clusters=1000)", ASKED, K, options.seed)
     np.save(options.path / "queries.npy", data.queries)
+    warm()
     return State(options.path, options.config, data, {n: truth(data.points[:n], data.queries, K, data.metric) for n in sizes})
 
 
@@ -98,8 +99,7 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
 
 def read(path: str, queries: np.ndarray, rows: int, threads: int) -> dict[str, Any]:
     """The other process: open, first answers, single rows and searches, memory."""
-    # what a process loads once is no matter of size: the library, and pandas, which pyarrow imports where it is installed
-    _ = lt.Database, lt.kernels.choose(), pa.array(np.zeros(1)).take(pa.array([0]))
+    warm()
     before = resident()
     begin = time.perf_counter()
     db = lt.open(path, mode="r", config=lt.RunConfig(threads=threads))
@@ -126,6 +126,11 @@ def read(path: str, queries: np.ndarray, rows: int, threads: int) -> dict[str, A
         "open, ms": opened * 1e3, "first search, ms": first * 1e3, "search, us": searched / len(queries) * 1e6, "search in a batch, us": batch / len(queries) * 1e6,
         "get, us": got / len(ids) * 1e6, "memory when open, MB": max(0.0, after_open - before) / 1e6, "memory in use, MB": max(0.0, resident() - before) / 1e6, "found": answers,
     }  # fmt: skip
+
+
+def warm() -> None:
+    """What a process loads once is no matter of size: the library, its kernels, and pandas, which pyarrow imports where it is installed."""
+    _ = lt.Database, lt.kernels.choose(), pa.array(np.zeros(1)).take(pa.array([0]))
 
 
 def resident() -> float:

@@ -64,7 +64,7 @@ def _law(measure: str, rows: list[int], values: list[float]) -> str:
     if measure in GROWING:
         slope, base = np.polyfit(rows, values, 1)
         return f"{number(base)} MB + {slope * 1e6:.0f} bytes a row"
-    return f"N^{power(rows, values)[1]:.2f}"
+    return f"N^{round(power(rows, values)[1], 2) + 0.0:.2f}"
 
 
 def _far(of: dict[tuple[int, int], dict[str, Any]], sizes: list[int], threads: int) -> str:
