@@ -377,3 +377,17 @@ def test_what_each_call_did(tmp_path):
         made = counted(lambda keys: table.get_many(keys), [[1], [2, 3, 400]])
     rows = {(r["call"], r["counter"]): r["amount"] for r in made.to_pylist()}
     assert (rows[0, "keys_found"], rows[1, "keys_found"]) == (1, 2) and rows[0, "seconds"] > 0 and made.schema.names == ["call", "counter", "amount"]
+
+
+def test_a_run_for_each_value_of_a_setting(tmp_path):
+    from click.testing import CliRunner
+
+    from lsmtensor import cli
+
+    command = ["bench", "amplification", "--quick", "--rounds", "1", "--warmup", "0", "--only", "^tiered", "--twice", "--folder", str(tmp_path), "--out", str(tmp_path / "runs")]
+    said = CliRunner().invoke(cli.main, [*command, "--vary", "sstable.filter=none,bloom"])
+    assert said.exit_code == 0, said.output
+    assert "amplification, sstable.filter=none" in said.output and "amplification, sstable.filter=bloom: the same beside itself" in said.output
+    kept = list(record.read(tmp_path / "runs"))
+    assert [r["config"]["sstable"]["filter"] for r in kept] == ["none", "none", "bloom", "bloom"] and {r["case"] for r in kept} == {"tiered", "tiered (again)"}
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("lsmtensor-")]
