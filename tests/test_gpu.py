@@ -30,6 +30,12 @@ NAMES = ["assign", "code_estimates", "code_net", "code_ranges", "code_scan", "ga
 NAME = "lsmtensor.kernels.cupy_backend"
 
 
+def _forget() -> None:
+    """Backends are loaded again when they are asked for."""
+    for cached in (kernels._load, kernels._mix, kernels._default):
+        cached.cache_clear()
+
+
 def _loaded(limit: int, monkeypatch: pytest.MonkeyPatch):
     if shutil.which("g++") is None:
         pytest.skip("the stand-in compiles device.cu with g++, which is not here")
@@ -37,8 +43,7 @@ def _loaded(limit: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy_standin)
     monkeypatch.setattr(device, "THREADS", 32)
     monkeypatch.delitem(sys.modules, NAME, raising=False)
-    for cached in (kernels._load, kernels._mix, kernels._default):
-        cached.cache_clear()
+    _forget()
     return importlib.import_module(NAME)
 
 
@@ -47,8 +52,15 @@ def backend():
     """The backend over the stand-in; small blocks, so that small inputs take several of them."""
     with pytest.MonkeyPatch.context() as patch:
         yield _loaded(64 << 20, patch)
-    for cached in (kernels._load, kernels._mix, kernels._default):
-        cached.cache_clear()
+    _forget()
+
+
+@pytest.fixture
+def small():
+    """The same with a megabyte of memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _loaded(1 << 20, patch)
+    _forget()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,8 +140,7 @@ def test_the_command_line_shows_the_backend(backend):
     assert "cupy stand-in on no card" in shown and "card_total 4,294,967,296" in shown
 
 
-def test_a_limit_that_is_too_small_says_so(monkeypatch):
-    small = _loaded(1 << 20, monkeypatch)
+def test_a_limit_that_is_too_small_says_so(small):
     with pytest.raises(DeviceMemoryError, match="LSMTENSOR_GPU_MEMORY"):
         small.resident(rows(0, 10_000, 32))
     ids, _ = kernels.choose("cupy").topk(rows(1, 40, 32), rows(0, 2000, 32), 3, L2, None)  # intermediates are cut to the limit

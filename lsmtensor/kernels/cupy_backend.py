@@ -150,9 +150,9 @@ def _of_products(queries: Any, placed: Placed, k: int, metric: int, mask: np.nda
     their distance, the same that a single query gets. Open is a query whose last candidate does not prove that the rest is farther."""
     n, d = placed.rows.shape
     slack = np.float32(1e-3 if os.environ.get("CUPY_TF32") == "1" else 1.2e-7 * (d + 8))
-    own, of_rows = (queries * queries).sum(1), placed.squares
+    own, of_rows, less = (queries * queries).sum(1), placed.squares(DEVICE), np.float32(1 - slack)
     if metric == L2:
-        u, w = own * (1 - slack), of_rows * (1 - slack)
+        u, w = own * less, of_rows * less
     elif metric == IP:
         u, w = cupy.sqrt(own), cupy.sqrt(of_rows) * slack
     else:
@@ -236,7 +236,7 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
     with DEVICE.work():
         there = x.placed if isinstance(x, Resident) else None
         centres = DEVICE.upload(centroids)
-        norms, step = (centres * centres).sum(1), max(1, DEVICE.cells // len(centroids))
+        norms, step = (centres * centres).sum(1), max(1, DEVICE.cells // max(centroids.shape))
         for start in range(0, len(x), step):
             rows = DEVICE.upload(x[start : start + step]) if there is None else there.rows[start : start + step]
             scores = norms - 2 * (rows @ centres.T)

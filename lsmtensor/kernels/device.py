@@ -36,6 +36,7 @@ class Device:
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.peak = 0
         self._module = cupy.RawModule(code=Path(__file__).with_name("device.cu").read_text(), options=(f"-DTHREADS={THREADS}",))
+        self._functions: dict[str, Any] = {}
         # two rooms, each with the event after which it may be filled again
         self._staging = [(self.pinned((STAGING,), np.uint8), cupy.cuda.Event(disable_timing=True)) for _ in range(2)]
         self._lock, self._process = threading.RLock(), os.getpid()
@@ -122,7 +123,9 @@ class Device:
 
     def launch(self, name: str, columns: int, rows: int, *args: Any) -> None:
         """A kernel of device.cu over a grid of blocks. Numbers are given as numpy scalars of the width that the kernel declares."""
-        self._module.get_function(name)((columns, rows), (self.threads,), args)
+        if name not in self._functions:
+            self._functions[name] = self._module.get_function(name)
+        self._functions[name]((columns, rows), (self.threads,), args)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """A call that does again what ``work`` queues, by one launch; arrays that work makes are kept for it. Work must have run before."""
@@ -151,10 +154,14 @@ class Placed:
     def nbytes(self) -> int:
         return int(self.rows.nbytes) + (0 if self._squares is None else int(self._squares.nbytes))
 
-    @property
-    def squares(self) -> Any:
+    def squares(self, device: Device) -> Any:
+        """The squared norms, float32 (n,)."""
         if self._squares is None:
-            self._squares = (self.rows * self.rows).sum(1)
+            self._squares = device.xp.empty(len(self.rows), np.float32)
+            step = max(1, device.cells // self.rows.shape[1])
+            for start in range(0, len(self.rows), step):
+                part = self.rows[start : start + step]
+                self._squares[start : start + step] = (part * part).sum(1)
         return self._squares
 
 
