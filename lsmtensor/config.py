@@ -94,7 +94,8 @@ class IndexConfig(_Group):
 @dataclass(frozen=True)
 class RunConfig(_Group):
     """Every choice of a run. ``kernel`` None means the fastest there is; ``threads`` split rows, never sums. ``memory_limit`` None means
-    half of the machine's; a quarter of it may hold what was decoded lately. A commit of more than ``direct_commit_bytes`` goes to files of its own
+    half of the machine's; a quarter of it may hold what was decoded lately, another the memtables that are written to, which
+    share it. A commit of more than ``direct_commit_bytes`` goes to files of its own
     rather than through the log; a value of a tensor column of more than ``large_tensor_bytes`` to a blob file, which merges do not rewrite."""
 
     kernel: str | None = None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from .cache import Cache
-from .errors import InvalidArgumentError, ReadOnlyError, TableNotFoundError
-from .lsm.integrity import root_of
+from .errors import InvalidArgumentError, KeyNotFoundError, ReadOnlyError, TableNotFoundError
+from .lsm.integrity import prove_chunk, root_of
 from .lsm.state import State, View
 from .lsm.tree import Head, Tree, Write
 from .registry import near
@@ -140,6 +140,15 @@ class Snapshot(Container):
         """The root of the hash tree over every file of the layout that holds this version; flushes first."""
 
         return root_of(self._tree)
+
+    def prove_tensor(self, name: str, chunk: Sequence[int] = ()) -> dict[str, Any]:
+        """A proof that a chunk of a named array, by its place in the grid, is in this version; `lsmtensor.verify_proof` checks it without
+        the database and gives the values. `KeyNotFoundError` for an array that is not there and a chunk that was never written."""
+        store = _SnapshotStore(self._state(), self.version, self._tree.cache)
+        names, chunks = (store.view(table, None) for table in SYSTEM)
+        if names is None or chunks is None:
+            raise KeyNotFoundError(f"no tensor named {name!r} at version {self.version}")
+        return prove_chunk(self._tree, names, chunks, name, chunk)
 
     def close(self) -> None:
         """Let go of the version; reading through the snapshot is refused afterwards."""

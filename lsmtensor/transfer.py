@@ -66,7 +66,9 @@ def read(path: str, given: str | None = None, schema: Schema | None = None) -> I
             with pa.memory_map(path) as source:
                 file = pa.ipc.open_file(source)
                 for i in range(file.num_record_batches):
-                    yield file.get_batch(i)
+                    batch = file.get_batch(i)
+                    batch.validate(full=True)  # lengths and offsets of another program's file may lead anywhere
+                    yield batch
         else:
             import pyarrow.csv as csv
 

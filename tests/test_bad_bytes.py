@@ -14,12 +14,12 @@ SOME_OR_ALL = [pytest.param(97, id="some"), pytest.param(1, id="all", marks=[pyt
 def test_damage_at_every_byte(fault, every):
     found = try_damages(every, faults=(fault,))
     assert not found.wrong, found.wrong[0]
-    assert {kind for kind, _ in [*found.right, *found.said]} == {"CURRENT", "MANIFEST", "wal", "arrow", "hnsw", "ivfflat"}
+    assert {kind for kind, _ in [*found.right, *found.said]} == {"CURRENT", "MANIFEST", "wal", "arrow", "hnsw", "ivfflat", "diskann"}
     assert all(found.said[kind, fault] for kind in ("CURRENT", "MANIFEST", "wal", "arrow")) and found.slowest < 60
 
 
 def test_files_that_are_missing_swapped_grown_or_of_another_database():
-    found = try_damages(1000, faults=("grown", "deleted", "swapped", "foreign"))
+    found = try_damages(1000, faults=("grown", "deleted", "swapped", "foreign", "spliced"))
     assert not found.wrong, found.wrong[0]
     assert {fault for _, fault in [*found.right, *found.said]} == set(FAULTS) - {"flip", "cut", "zeros"}
 

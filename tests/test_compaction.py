@@ -251,3 +251,29 @@ def test_stray_files_are_found_and_removed(tmp_path):
         assert len(db.collect_garbage()) == 1 and not stray.exists() and db.collect_garbage() == []
         assert content(table) == {1: 1}
         db.verify()
+
+
+def test_logs_do_not_pile_up_behind_a_table_that_is_seldom_written():
+    config = lt.RunConfig(background=False, direct_commit_bytes=1 << 20).with_set("memtable.limit_bytes=20000")
+    with lt.open("t.lsm", env=MemoryEnv(), config=config) as db:
+        seldom, often = (db.create_table(name, SCHEMA) for name in ("seldom", "often"))
+        seldom.put(1, {"v": 1})
+        most = 0
+        for n in range(60):
+            often.upsert({"k": np.arange(1000) + 1000 * n, "v": np.arange(1000)})
+            most = max(most, len(db._tree.state.layout.wals))
+        assert 2 < most <= 10
+        assert seldom.get(1) == {"k": 1, "v": 1} and often.count() == 60_000
+
+
+def test_memtables_share_the_memory_limit():
+    config = lt.RunConfig(background=False, memory_limit=8 << 20)  # a quarter of it is for memtables
+    with lt.open("t.lsm", env=MemoryEnv(), config=config) as db:
+        tables = [db.create_table(f"t{i}", SCHEMA) for i in range(8)]
+        most = 0
+        for n in range(40):
+            for table in tables:
+                table.upsert({"k": np.arange(1000) + 1000 * n, "v": np.arange(1000)})
+                most = max(most, sum(t.mems[0].memtable.nbytes for t in db._tree.state.tables.values()))
+        assert 1 << 20 < most < 3 << 20
+        assert all(table.count() == 40_000 for table in tables)

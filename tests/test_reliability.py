@@ -15,6 +15,7 @@ PAGE = TESTS.parent / "docs" / "reliability.md"
 
 def test_every_test_that_is_named_is_there():
     for name, (_, tests) in reliability.TESTS.items():
+        assert tests, name
         for test in tests:
             file, _, function = test.partition("::")
             text = (TESTS / file).read_text()

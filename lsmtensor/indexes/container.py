@@ -108,6 +108,6 @@ def unpack(data: Any, *, where: str = "", whole: bool = True, sums: bool = True)
             end = start + size
         if any(view[end:]):
             raise CorruptionError("bytes behind the last array", where, end)
-        return value["header"], arrays
-    except (KeyError, TypeError, ValueError, RecursionError) as why:
+        return dict(value["header"]), arrays
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as why:
         raise CorruptionError(f"the header of the index file does not parse ({why!r})", where, _HEAD.size) from why

@@ -105,7 +105,7 @@ def decode(payload: memoryview | pa.Buffer, *, path: str, offset: int) -> Commit
             parts.append((int(part["table"]), read_stream(data[at : at + size])))
             at += size + -size % ALIGN
         return Commit(parts, [(int(run["table"]), run["run"]) for run in header["runs"]])
-    except (struct.error, ValueError, KeyError, TypeError, pa.ArrowException) as why:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError, StopIteration, RecursionError, pa.ArrowException) as why:
         raise CorruptionError(f"a commit record does not parse ({why})", path=path, offset=offset) from why
 
 

@@ -10,16 +10,20 @@ import base64
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, StorageError
+from ..dtypes import numpy_dtype
+from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, LsmTensorError, StorageError
 from ..indexes import container
 from ..merkle import inclusion_path, leaf_hash, root_from_path
 from ..sstable.format import place
 from ..sstable.outside import Reference
+from ..tensor_meta import Meta
 from ..wal.reader import read_wal
 from . import keyspace
 from .manifest import Manifest, file_path
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 
 Step = Callable[[int], None]
+MAX_CHUNK = 1 << 30
 
 
 def verify_tree(tree: Tree, step: Step | None = None, found: list[CorruptionError] | None = None) -> dict[str, int]:
@@ -113,6 +118,8 @@ def prove(tree: Tree, view: View, key: Any) -> dict[str, Any]:
     inner = file.reader.chunks_of(int(row[0] - starts[at]))
     layout = tree.head()[0].layout
     listed, leaves = layout.file_leaves()
+    if (view.table.state.id, file.ref.number) not in listed:
+        raise InvalidArgumentError(f"the row's file was merged since the snapshot was taken; take the proof from db.at(version={view.version})")
     index = listed.index((view.table.state.id, file.ref.number))
     for chunk in inner["chunks"]:
         chunk["data"] = base64.b64encode(chunk["data"]).decode()
@@ -125,19 +132,60 @@ def prove(tree: Tree, view: View, key: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def verify_proof(proof: dict[str, Any], *, root: str) -> dict[str, Any]:
-    """Check a proof of `TableView.prove` against a root, without the database; returns the row.
+def prove_chunk(tree: Tree, names: View, chunks: View, name: str, chunk: Sequence[int] = ()) -> dict[str, Any]:
+    """A JSON proof that a chunk of a named array, by its place in the grid, is in the views' version."""
+    array = prove(tree, names, name)
+    meta = Meta(_verify(array, array["root"]))
+    row = prove(tree, chunks, (meta.id, meta.number(_place_of(meta, chunk))))
+    if meta.uses_base and _verify(row, row["root"])["coded"]:
+        raise InvalidArgumentError(f"chunks of {name!r} are kept by what changed ({meta.codec}): one row says too little; only other codecs are proved")
+    if row["root"] != array["root"]:
+        raise InvalidArgumentError("the layout changed while the proof was made; take it again")
+    return {"array": array, "row": row, "chunk": list(chunk), "root": array["root"]}
 
-    Raises `CorruptionError` where any link of the chain does not hold.
+
+def _place_of(meta: Meta, chunk: Sequence[int]) -> tuple[int, ...]:
+    place = tuple(int(i) for i in chunk)
+    if len(place) != len(meta.grid) or any(not 0 <= i < n for i, n in zip(place, meta.grid, strict=True)):
+        raise InvalidArgumentError(f"chunk {place} of tensor {meta.name!r}; its grid has {meta.grid} chunks")
+    return place
+
+
+def _verify_chunk(proof: dict[str, Any], root: str) -> dict[str, Any]:
+    meta = Meta(_verify(proof["array"], root))
+    index = _place_of(meta, proof["chunk"])
+    row, shape = _verify(proof["row"], root), meta.held(index)
+    if (row["tensor"], row["chunk"]) != (meta.id, meta.number(index)) or proof["row"]["version"] != proof["array"]["version"]:
+        raise CorruptionError(f"the proof holds another chunk than {index} of tensor {meta.name!r}, or of another version")
+    data, size = np.frombuffer(row["data"], np.uint8), math.prod(shape) * meta.itemsize
+    if row["coded"]:
+        data = meta.chain.decode(data, size)
+    if len(data) != size:
+        raise CorruptionError(f"chunk {index} of tensor {meta.name!r} has {len(data)} bytes; wanted {size}")
+    values = data.view(numpy_dtype(meta.dtype)).reshape(shape)
+    return {"name": meta.name, "dtype": meta.dtype, "shape": meta.shape, "chunks": meta.chunks, "chunk": index, "values": values}
+
+
+def verify_proof(proof: dict[str, Any], *, root: str) -> dict[str, Any]:
+    """Check a proof of `TableView.prove` or `Snapshot.prove_tensor` against a root, without the database.
+
+    Returns the row; of a tensor its name, dtype, shape, chunks (sides), chunk (place in the grid) and values. Raises `CorruptionError`
+    where any link of the chain does not hold.
     """
     try:
-        return _verify(proof, root)
-    except (KeyError, TypeError, ValueError, IndexError) as why:
+        return _verify_chunk(proof, root) if "array" in proof else _verify(proof, root)
+    except CorruptionError:
+        raise
+    except LsmTensorError as why:
+        raise CorruptionError(f"the proof does not hold together ({why})") from why
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, MemoryError, struct.error) as why:
         raise CorruptionError(f"the proof does not parse ({why!r})") from why
 
 
 def _verify(proof: dict[str, Any], root: str) -> dict[str, Any]:
     size, kind = int(proof["chunk_bytes"]), str(proof["hash"])
+    if not 0 < size <= MAX_CHUNK:
+        raise CorruptionError(f"the proof has chunks of {size} bytes; wanted 1 to {MAX_CHUNK}")
     held: dict[int, bytes] = {}
     for chunk in proof["chunks"]:
         data, index = base64.b64decode(chunk["data"]), int(chunk["index"])
@@ -179,7 +227,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
 
     if not held_whole(0, int(proof["schema_end"])) or not held_whole(start, start + metadata):
         raise CorruptionError("the proof lacks the chunks of the schema or of the batch's head")
-    buffer = pa.py_buffer(bytes(space))
+    buffer = pa.py_buffer(space)
     try:
         schema = pa.ipc.open_stream(buffer.slice(8, int(proof["schema_end"]) - 8)).schema
         batch = pa.ipc.read_record_batch(pa.ipc.read_message(buffer.slice(start)), schema)
@@ -197,7 +245,7 @@ def _row(proof: dict[str, Any], held: dict[int, bytes], size: int) -> dict[str, 
         user = Schema.from_dict(json.loads(described[b"lsmtensor.schema"]))
         one = [row_of(column, row, proved(lambda reference: _blob(proof, reference))) for column in batch.columns]
         return user.row(pa.RecordBatch.from_arrays(one, schema=plain_schema(schema)), 0)
-    except pa.ArrowException as why:
+    except (pa.ArrowException, OSError, EOFError) as why:
         raise CorruptionError(f"the rows of the proof do not parse ({why})") from why
 
 

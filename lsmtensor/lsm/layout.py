@@ -7,6 +7,7 @@ root. Nothing here touches a disk; `manifest.py` makes edits durable.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -28,6 +29,18 @@ def key_from_json(value: Any) -> Key:
     return int(value) if isinstance(value, int) else base64.b64decode(value["b64"])
 
 
+def check_types(made: Any) -> None:
+    """`ValueError` where a field that is read from a file is not of the plain type that it is declared with."""
+    for name, declared in made.__dataclass_fields__.items():
+        wanted = _PLAIN.get(declared.type)
+        if wanted is not None and type(getattr(made, name)) is not wanted:
+            raise ValueError(f"{type(made).__name__}.{name} is {getattr(made, name)!r}; wanted {declared.type}")
+
+
+_PLAIN: dict[Any, type] = {"int": int, "str": str, "dict[str, Any]": dict}
+_FILE_NAME = re.compile(r"\w[\w.-]*")
+
+
 @dataclass(frozen=True)
 class SegmentRef:
     """An index segment, named with a table file: over its rows, or over those of the table files ``files``, this one first. ``codebook`` is the
@@ -43,9 +56,10 @@ class SegmentRef:
     codebook: str = ""
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "files", tuple(self.files))
         for name in self.names:
-            if "/" in name or "\\" in name:
+            if not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"index segment {name!r} lies outside the folder")
 
     @property
@@ -72,6 +86,9 @@ class FileRef:
     root: str
     segments: tuple[SegmentRef, ...] = ()
     blobs: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @classmethod
     def from_meta(cls, meta: TableMeta) -> FileRef:
@@ -153,6 +170,9 @@ class TableState:
     created: int
     flushed_seq: int
     past: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def to_dict(self) -> dict[str, Any]:
         fields = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "past" or self.past}

@@ -273,6 +273,6 @@ def _read_frame(data: bytes, at: int, number: int) -> tuple[dict[str, Any], int]
         return None
     try:
         value = json.loads(bytes(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return (value, start + length) if isinstance(value, dict) else None

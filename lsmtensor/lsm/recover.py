@@ -6,11 +6,12 @@ agree on the highest file number and version (design part 5).
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from ..config import RunConfig
 from ..env.base import Env
-from ..errors import CorruptionError, FormatVersionError, StorageError
+from ..errors import CorruptionError, FormatVersionError, LsmTensorError, StorageError
 from ..wal.format import ROWS
 from ..wal.reader import LogReader, WalRecord, read_wal, seal_wal
 from . import commit as commits
@@ -58,6 +59,16 @@ def _layout_place(env: Env, path: str) -> tuple[str, int]:
 
 def _open(env: Env, path: str, config: RunConfig, read_only: bool) -> Tree:
     manifest = Manifest.open(env, path, read_only=read_only)
+    try:
+        return _opened(env, path, config, read_only, manifest)
+    except LsmTensorError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError, struct.error) as why:
+        # its checksums are right: somebody made it so
+        raise CorruptionError(f"the layout describes no database ({why!r})", file_path(path, "manifest", manifest.place[0]), 0) from why
+
+
+def _opened(env: Env, path: str, config: RunConfig, read_only: bool, manifest: Manifest) -> Tree:
     for table in manifest.layout.tables.values():
         for run in table.runs:
             for ref in run.files:

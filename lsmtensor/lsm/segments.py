@@ -375,7 +375,7 @@ def _read(tree: Tree, unit: Unit, ref: SegmentRef, column: str, checked: bool) -
     nodes = nodes_of(unit.parts, column, stored, checked)
     if stored is None and nodes.rows is not None:
         raise CorruptionError("the segment indexes other rows than have vectors", path=path, offset=0)
-    index = indexes.from_sections(header["index"], arrays, vectors=nodes.vectors, kernel=tree.config.kernel, where=path)
+    index = indexes.from_sections(header.get("index", {}), arrays, vectors=nodes.vectors, kernel=tree.config.kernel, where=path)
     return index, nodes, bool(header.get("shared", False))
 
 

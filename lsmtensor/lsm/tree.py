@@ -41,7 +41,7 @@ from .state import State, TableVersion, View
 from .syncer import Syncer
 
 Head = Callable[[int], View]
-MAX_SEALED = 4
+MAX_SEALED, MAX_LOGS, MIN_MEMTABLE = 4, 8, 1 << 16
 
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Tree(Commits):
             self.logged = version
             if not self.log.waits:
                 self.visible = version
-            full = any(t.mems[0].memtable.nbytes > self.config.memtable.limit_bytes for t in self.state.tables.values())
+            full = any(t.mems[0].memtable.nbytes > self.memtable_limit for t in self.state.tables.values())
             if full or self.log.size > self.config.wal.segment_bytes:
                 self.turn_over(full)
         return version, ticket
@@ -227,10 +227,9 @@ class Tree(Commits):
             yield
 
     def _log(self, version: int, now: int, payload: list[Any]) -> tuple[WalWriter, Any]:
-        writer = self.log
-        ticket = writer.append(version, now, 1, payload)
+        ticket = self.log.append(version, now, 1, payload)
         self.note_time(version, now)
-        return writer, ticket
+        return self.log, ticket
 
     def show(self, version: int) -> None:
         """Readers may see a version: after its wait in mode ``group``, under the writer lock in the others."""
@@ -282,9 +281,9 @@ class Tree(Commits):
                 self.calm = False
 
     def turn_over(self, full: bool) -> None:
-        """Seal what is full, begin a new log, wake the worker."""
+        """Seal what is full, begin a new log, wake the worker; where logs pile up behind a table that is seldom written, seal all."""
         for table in list(self.state.tables.values()):
-            if not full or table.mems[0].memtable.nbytes * 4 > self.config.memtable.limit_bytes:
+            if not full or table.mems[0].memtable.nbytes * 4 > self.memtable_limit or len(self.state.layout.wals) > MAX_LOGS:
                 self.seal(table.state.id)
         self._new_log()
         self.on_work()
@@ -354,6 +353,7 @@ class Tree(Commits):
                     tables[state.id] = self._table_version(state, mems, current.runs)
                 self.state = State(layout, tables)
                 self._level0, self.calm = self._pressure(), False
+                self.memtable_limit = min(self.config.memtable.limit_bytes, max(MIN_MEMTABLE, self.cache.limit // max(1, len(tables))))
                 self._publish.notify_all()
 
     def _pressure(self) -> int:

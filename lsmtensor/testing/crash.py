@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..config import RunConfig
@@ -23,6 +23,11 @@ from .workload import Model, Step
 
 # (share of what was not synced that survives, seed): nothing, everything, and mixtures with torn writes and lost names
 LUCK = ((0.0, 0), (1.0, 0), (0.5, 1), (0.5, 2), (0.9, 3))
+When = Callable[[str, str], bool]
+
+
+def always(op: str, path: str) -> bool:
+    return True
 
 
 @dataclass
@@ -39,9 +44,10 @@ class Tried:
 
 def enumerate_crashes(
     steps: Sequence[Step] = workload.STEPS, config: RunConfig = workload.CONFIG, *, every: int = 1, luck: Iterable[tuple[float, int]] = LUCK,
-    recovery_every: int = 0, prefix: bool = False, stop_at: int = 1, env: FaultyEnv | None = None,
+    recovery_every: int = 0, prefix: bool = False, stop_at: int = 1, env: FaultyEnv | None = None, when: When = always,
 ) -> Tried:  # fmt: skip
     """Lose the power at each ``every``-th call, and during each ``recovery_every``-th recovery (0: none) at each of its calls.
+    ``when(op, path)`` chooses among the calls.
 
     With ``prefix`` any earlier state is right too, as under ``wal.sync = none``: a prefix of the commits, never a hole. Ends when
     ``stop_at`` states were wrong; `Tried.wrong` says which. ``env`` is an empty file system of another kind, such as one whose syncs lie.
@@ -54,7 +60,7 @@ def enumerate_crashes(
     def lose(op: str, path: str) -> None:
         assert env is not None
         tried.calls += 1
-        if tried.calls % every or len(tried.wrong) >= stop_at:
+        if not when(op, path) or tried.calls % every or len(tried.wrong) >= stop_at:
             return
         for keep, seed in chances:
             right = allowed[0 if prefix else len(done) : len(done) + 2]
@@ -80,24 +86,28 @@ def _look(
     tried._seen.add(state.digest())
     tried.checked += 1
     if recovery_every and tried.checked % recovery_every == 0:
-        _lose_again(tried, after.kill(), right, config, where)
+        lose_again(tried, after.kill(), right, config, where)
         # killed, not cut off: what recovery reads is not all safe yet
-        _lose_again(tried, env.kill(), right, config, f"{where}, killed only")
+        lose_again(tried, env.kill(), right, config, f"{where}, killed only")
     try:
         workload.check(after, right, config)
     except Exception as why:  # whatever it is, it is a finding
         tried.wrong.append(f"{where}: {type(why).__name__}: {why}")
 
 
-def _lose_again(tried: Tried, env: FaultyEnv, right: list[Model], config: RunConfig, where: str) -> None:
+def lose_again(
+    tried: Tried, env: FaultyEnv, right: list[Model], config: RunConfig, where: str, luck: Iterable[tuple[float, int]] = ((0.0, 0), (0.5, 0)),
+    when: When = always,
+) -> None:  # fmt: skip
+    """Open what was left, and lose the power at each call of that too; at the end what the recovery showed must be safe."""
     calls = 0
 
     def lose(op: str, path: str) -> None:
         nonlocal calls
         calls += 1
-        for keep, seed in ((0.0, 0), (0.5, calls)):
+        for keep, seed in luck if when(op, path) else ():
             tried.in_recovery += 1
-            _look(tried, env, (keep, seed), right, config, f"{where}; then in recovery at call {calls} ({op} of {path}), keep={keep}", 0)
+            _look(tried, env, (keep, seed + calls), right, config, f"{where}; then in recovery at call {calls} ({op} of {path}), keep={keep}", 0)
 
     env.watch(lose)
     try:

@@ -20,6 +20,7 @@ from ..database import Database
 from ..database import open as open_database
 from ..dtypes import ragged, tensor
 from ..env.base import Env
+from ..lsm import manifest
 from ..schema import Column, Schema
 
 PATH = "db"
@@ -40,6 +41,7 @@ class Model:
     tensors: dict[str, bytes] = field(default_factory=dict)
     tags: dict[str, dict[str, dict[Any, tuple[Any, ...]]]] = field(default_factory=dict)
     indexes: dict[str, set[str]] = field(default_factory=dict)
+    copies: set[str] = field(default_factory=set, compare=False)  # folders that hold a database of their own from then on
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,19 @@ def _index(name: str, spec: str | None) -> Step:
     return Step("create an index" if spec else "drop an index", act, change)
 
 
+def _column() -> Step:
+    def change(model: Model) -> None:
+        rows = model.tables["words"]
+        rows.update({word: (n, None if n is None else 2 * n) for word, (n,) in rows.items()})
+
+    twice = Column("twice", pa.int64(), nullable=True)
+    return Step("a column that a function makes", lambda db: db["words"].add_column(twice, lambda batch: _twice(batch["n"])), change)
+
+
+def _twice(n: pa.Array) -> pa.Array:
+    return pa.array([None if x is None else 2 * x for x in n.to_pylist()], pa.int64())
+
+
 def _create(name: str, schema: Schema, **options: Any) -> Step:
     def change(model: Model) -> None:
         model.tables[name] = {}
@@ -178,14 +193,24 @@ STEPS = [
     _transaction(40), _arrays(small=LARGE[0], other=LARGE[3]), FLUSH, _upsert(5, 12), _arrays(large=LARGE), _slice(), _upsert(6, 300), _words(3), COMPACT,
     _create("films", FILMS, history="none"), _films(0, [1, 2, 3]), _films(1, [4, 5, 6, 7, 8, 9]), FLUSH,
     _index("second", "ivfflat(placement=table)"), _upsert(7, 12), REOPEN, _upsert(8, 12), _delete(50, 60), _tag("late"), _index("second", None), _arrays(small=None),
-    _create("brief", WORDS), _transaction(77), _drop("brief"), Step("checkpoint", lambda db: db.checkpoint("copy")),
-    Step("backup", lambda db: db.backup("saved")), _films(2, [1, 2, 4, 5, 7, 8]), _upsert(10, 80), _words(9), FLUSH, COMPACT, Step("collect garbage", lambda db: db.collect_garbage()),
+    _create("brief", WORDS), _transaction(77), _drop("brief"),
+    Step("checkpoint", lambda db: db.checkpoint("copy"), lambda model: model.copies.add("copy")),
+    Step("backup", lambda db: db.backup("saved"), lambda model: model.copies.add("saved/000001")), _films(2, [1, 2, 4, 5, 7, 8]), _upsert(10, 80), _words(9), _column(), FLUSH, COMPACT,
+    Step("collect garbage", lambda db: db.collect_garbage()),
 ]  # fmt: skip
 
 
-def run(env: Env, config: RunConfig = CONFIG, steps: list[Step] = STEPS, done: list[int] | None = None, close: bool = True) -> None:
+def run(env: Env, config: RunConfig = CONFIG, steps: list[Step] = STEPS, done: list[int] | None = None, close: bool = True, rotate: int = 6000) -> None:
     """The steps, in an environment of nothing; ``done`` gets the number of each that returned. Without ``close`` the database is
-    left as a killed process leaves it."""
+    left as a killed process leaves it. A manifest of more than ``rotate`` bytes is begun anew."""
+    usual, manifest.ROTATE_BYTES = manifest.ROTATE_BYTES, rotate
+    try:
+        _run(env, config, steps, done, close)
+    finally:
+        manifest.ROTATE_BYTES = usual
+
+
+def _run(env: Env, config: RunConfig, steps: list[Step], done: list[int] | None, close: bool) -> None:
     db = open_database(PATH, env=env, config=config)
     for number, step in enumerate(steps):
         step.act(db)
@@ -245,7 +270,7 @@ def _rows(tables: Any) -> dict[str, dict[Any, tuple[Any, ...]]]:
         if vectors:
             found[name] = {int(i): (int(n), *v) for i, n, v in zip(columns["id"], columns["n"], columns["v"], strict=True)}
         else:
-            found[name] = {w: (n,) for w, n in zip(columns["word"], columns["n"], strict=True)}
+            found[name] = {word: tuple(rest) for word, *rest in zip(*columns.values(), strict=True)}
     return found
 
 
@@ -259,14 +284,19 @@ def check(env: Env, allowed: list[Model], config: RunConfig = CONFIG) -> None:
         write(db)
         if db["after"].get("word") != {"word": "word", "n": db.version}:
             raise AssertionError(f"the commit after the fault reads {db['after'].get('word')}")
-
-
-    for copy in ("copy", *(f"saved/{made['number']:06d}" for made in backups("saved", env=env))):
-        if env.exists(f"{copy}/CURRENT"):
-            with open_database(copy, "r", env=env, config=config) as db:
-                db.verify()
-                if "docs" not in db or not db["docs"].count():
-                    raise AssertionError(f"{copy} is there and empty")
+        for _, run in ((t, r) for t in db._state().layout.tables.values() for r in t.runs):
+            lost = [name for file in run.files for s in file.segments for name in s.names if not env.exists(f"{PATH}/sst/{name}")]
+            if lost:
+                raise AssertionError(f"the layout names {lost[0]}, which is not there")
+    made = {f"saved/{b['number']:06d}" for b in backups("saved", env=env)}
+    for copy in {"copy", *made} if env.exists("copy/CURRENT") else made:
+        with open_database(copy, "r", env=env, config=config) as db:
+            db.verify()
+            if "docs" not in db or not db["docs"].count():
+                raise AssertionError(f"{copy} is there and empty")
+    gone = [c for c in set.intersection(*(m.copies for m in allowed)) if not env.exists(f"{c}/CURRENT")]
+    if gone:
+        raise AssertionError(f"{gone[0]} was made and is not there")
 
 
 def write(db: Database) -> None:
