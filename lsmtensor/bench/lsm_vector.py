@@ -130,28 +130,29 @@ class _Ours:
 
 class _Lance:
     def __init__(self, path: Path, state: State, about: dict[str, Any]) -> None:
-        self.path, self.data = str(path), cast(Any, None)
+        self.path, self.data, self.lock = str(path), cast(Any, None), threading.Lock()
 
     def add(self, ids: np.ndarray, points: np.ndarray) -> None:
         import lance
 
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(points).reshape(-1)), points.shape[1])
         table = pa.table({"id": ids, "v": vectors})
-        self.data = lance.write_dataset(table, self.path, mode="create" if self.data is None else "append")
+        with self.lock:  # a data set is changed in place, and may not be while it is searched
+            self.data = lance.write_dataset(table, self.path, mode="create" if self.data is None else "append")
 
     def remove(self, ids: np.ndarray) -> None:
-        assert self.data is not None
-        self.data.delete(f"id in ({', '.join(map(str, ids.tolist()))})")
+        with self.lock:
+            self.data.delete(f"id in ({', '.join(map(str, ids.tolist()))})")
 
     def settle(self) -> None:
-        assert self.data is not None
-        self.data.optimize.compact_files()
-        self.data.create_index("v", "IVF_HNSW_SQ", metric="cosine", num_partitions=1, m=16, ef_construction=200, replace=True)
+        with self.lock:
+            self.data.optimize.compact_files()
+            self.data.create_index("v", "IVF_HNSW_SQ", metric="cosine", num_partitions=1, m=16, ef_construction=200, replace=True)
 
     def search(self, query: np.ndarray) -> np.ndarray:
-        assert self.data is not None
         near = {"column": "v", "q": query, "k": K, "metric": "cosine", "ef": 80, "refine_factor": 4}
-        found: np.ndarray = self.data.to_table(columns=["id", "_distance"], nearest=near).column("id").to_numpy()
+        with self.lock:
+            found: np.ndarray = self.data.to_table(columns=["id", "_distance"], nearest=near).column("id").to_numpy()
         return found
 
     def written(self) -> int:

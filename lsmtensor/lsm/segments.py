@@ -12,6 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,13 +103,23 @@ class Unit:
     parts: tuple[Part, ...]
     ref: SegmentRef | None
 
-    @property
+    @cached_property
     def starts(self) -> np.ndarray:
         return np.cumsum([0, *(source.files[at].ref.rows for source, at in self.parts)])
 
-    @property
+    @cached_property
     def rows(self) -> int:
-        return sum(source.files[at].ref.rows for source, at in self.parts)
+        return int(self.starts[-1])
+
+    @cached_property
+    def spans(self) -> list[tuple[RunSource, int, int]]:
+        """(run, first row in it, the row behind the last) of each file."""
+        return [(source, int(source.starts[at]), int(source.starts[at + 1])) for source, at in self.parts]
+
+    @cached_property
+    def name(self) -> str:
+        """What `explain` calls it."""
+        return ", ".join(f"run {s.run.id}" + (f" file {s.files[at].ref.number}" if len(s.files) > 1 else "") for s, at in self.parts)
 
 
 def units(table: TableVersion, name: str | None) -> list[Unit]:
@@ -198,20 +209,24 @@ class Segment:
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, **params: Any) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers in the unit, distances), -1 and inf where fewer were found; ``mask`` bool over the unit's rows, at most one of a node."""
         if self.rows is None:
-            found: tuple[np.ndarray, np.ndarray] = self.index.search(queries, k, filter=mask, **params)
-            return found
+            return self._search(queries, k, mask, params)
         if len(self.rows) == 0:
             return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
         allowed = mask
         if mask is not None:
             allowed = np.logical_or.reduceat(mask, self.rows) if self.shared else mask[self.rows]
-        ids, distances = self.index.search(queries, k, filter=allowed, **params)
+        ids, distances = self._search(queries, k, allowed, params)
         rows = np.where(ids >= 0, self.rows[ids], -1)
         if self.shared and mask is not None:
             # rows of a node lie together: the one that is seen is a few on
             while len(late := np.flatnonzero((ids >= 0).ravel() & ~mask[rows.ravel()])):
                 rows.ravel()[late] += 1
         return rows, distances
+
+    def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        # one by one takes an index's short way
+        ids, distances = self.index.search(queries[0] if len(queries) == 1 else queries, k, filter=allowed, **params)
+        return (ids[None], distances[None]) if len(queries) == 1 else (ids, distances)
 
 
 def segment_of(tree: Tree, unit: Unit, column: str) -> Segment | None:

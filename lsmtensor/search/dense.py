@@ -168,9 +168,8 @@ class _Search:
                 found[number].append(self._scan([(number, 0, step["rows"])], step, segments.matrices(source, column)[0]))
         number_of = {id(source): number for number, source in enumerate(sources)}
         for unit in segments.units(self.view.table, self.plan.index):
-            parts = [(number_of[id(s)], int(s.starts[at]), int(s.starts[at + 1])) for s, at in unit.parts]
-            names = [f"run {s.run.id}" + (f" file {s.files[at].ref.number}" if len(s.files) > 1 else "") for s, at in unit.parts]
-            step = self._step(", ".join(names), sum(stop - start for _, start, stop in parts))
+            parts = [(number_of[id(source)], start, stop) for source, start, stop in unit.spans]
+            step = self._step(unit.name, unit.rows)
             rows, distances = self._unit(unit, parts, step)
             if len(parts) == 1:
                 number, start, _ = parts[0]
@@ -230,7 +229,7 @@ class _Search:
             wanted = step["wanted"] = step["rows"] if mask is None else int(np.count_nonzero(mask))
             if wanted:
                 found = self._ask(unit, segment, min(self.k, wanted), mask)
-                if found is not None and (found[0] >= 0).all():
+                if found is not None and found[0].min() >= 0:
                     step["plan"] = f"walk {self.plan.index}"
                     if self.explain:
                         step |= segment.index.plan(self.k, wanted, **{n: v for n, v in self.params.items() if n != "recall"})
