@@ -138,8 +138,8 @@ def _search_bytes(rng: np.random.Generator) -> Iterator[Args]:
 
 
 def _merge_int64(rng: np.random.Generator) -> Iterator[Args]:
-    """Runs of every number and length, with keys in common, and rows in common too."""
-    for lengths in ((), (0,), (1,), (5, 0, 3), (40, 1), (30, 30, 30), (7, 50, 20, 3, 9, 0, 11), (400, 300)):
+    """Runs of every number and length, the last in several blocks, with keys in common, and rows in common too."""
+    for lengths in ((), (0,), (1,), (5, 0, 3), (40, 1), (30, 30, 30), (7, 50, 20, 3, 9, 0, 11), (400, 300), (9000, 20, 7000)):
         for span in (5, 2**62):
             runs = [(rng.integers(-span, span, n), rng.integers(0, 9, n).astype(np.uint64)) for n in lengths]
             runs = [(keys[by], seqs[by]) for keys, seqs in runs for by in [np.lexsort((~seqs, keys))]]
