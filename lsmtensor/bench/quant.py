@@ -3,7 +3,7 @@
 Every code of the base rows is compared with full queries (asymmetric), no index. faiss's scalar, product, optimized product and
 RaBitQ codes stand beside where faiss is installed, at the same bytes. Rows are unit vectors, so that cosine, inner product and L2
 agree; recall is against the exact ten nearest. Training, coding and scanning are timed apart, on one core. Real embeddings, and two hard sets: values
-of Student's t with three degrees of freedom (outliers stretch every grid), and 960 values that are never negative, whose variances fall as a power law and
+of Student's t with three degrees of freedom (outliers stretch every grid), and 960 values (240 with --quick) that are never negative, whose variances fall as a power law and
 which depend on 64 numbers, as GIST descriptors look.
 """
 
@@ -26,7 +26,7 @@ SPECS = (
     "rabitq(bits=1)", "pq(m={m})", "pq(m={m2}, bits=4)", "opq(m={m})",
 )  # fmt: skip
 PEERS = ("SQ8", "SQ4", "RaBitQ")
-SLOW_PEERS = ("PQ{m}", "PQ{m2}x4", "OPQ{m}_{d},PQ{m}")  # of many rows their training takes minutes on one core: only with --peers faiss-pq, or --quick
+SLOW_PEERS = ("PQ{m}", "PQ{m2}x4", "OPQ{m}_{d},PQ{m}")  # of many rows their training takes minutes on one core: only with --peers faiss-pq
 BESIDE = {"scalar(bits=8)": "SQ8", "scalar(bits=4, range=quantile)": "SQ4", "rabitq(bits=1)": "RaBitQ"} | dict(zip(("pq(m={m})", "pq(m={m2}, bits=4)", "opq(m={m})"), SLOW_PEERS, strict=True))
 K, RERANK = 10, 100
 
@@ -45,12 +45,12 @@ def setup(options: Options) -> State:
     real = np.asarray(found.embeddings, np.float32)
     rng = np.random.default_rng(options.seed)
     heavy = rng.standard_t(3, size=(len(real) if not options.quick else 2000, 128)).astype(np.float32)
-    few = 2000 if options.quick else 20_000
-    axes = rng.standard_normal((64, 960)).astype(np.float32) * np.arange(1, 65, dtype=np.float32)[:, None] ** -0.5
+    few, dim = (2000, 240) if options.quick else (20_000, 960)
+    axes = rng.standard_normal((64, dim)).astype(np.float32) * np.arange(1, 65, dtype=np.float32)[:, None] ** -0.5
     gist = np.abs(rng.standard_normal((few, 64)).astype(np.float32) @ axes) ** 1.5
     data = {"real": _split(real[: 2000 if options.quick else None], rng), "heavy-tailed": _split(heavy, rng), "gist-like": _split(gist, rng)}
     there = importlib.util.find_spec("faiss") is not None and options.peers != ()
-    peers = PEERS + (SLOW_PEERS if options.quick or "faiss-pq" in (options.peers or ()) else ())
+    peers = PEERS + (SLOW_PEERS if "faiss-pq" in (options.peers or ()) else SLOW_PEERS[:2] if options.quick else ())
     return State(data, found.describe(), SPECS, peers if there else ())
 
 
