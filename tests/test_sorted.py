@@ -128,6 +128,22 @@ def test_candidates_hold_every_match(kind, n, seed):
             continue  # `candidates` leaves these alone
         got = index.candidates(where)
         assert np.isin(want, got).all() and (np.diff(got) > 0).all() and len(got) <= n
+    plain = draw(luck)
+    if kind in ("int8", "float32", "string", "binary"):
+        for where in (x == plain, x < plain, x <= plain, x > plain, x >= plain, x == plain + plain if kind == "string" else x == 5, (x == plain) & (x == plain)):
+            found = index.exactly(where)
+            if found is not None and not compares_nan(where):
+                assert found.tolist() == table.filter(where).column("y").to_pylist()
+
+
+def test_filters_that_compare_are_known():
+    x = pc.field("x y")
+    for where, found in (
+        (x == 5, ("==", 5)), (x < -2.5, ("<", -2.5)), (x >= 'a "q" (b) == c', (">=", 'a "q" (b) == c')), (x <= 7.0, ("<=", 7.0)), (x > "5", (">", "5")),
+        (x == pa.scalar(5, pa.int8()), None), (x == True, None), (x == b"a", None), (x == None, None), (x == float("inf"), None),  # noqa: E711, E712
+        ((x == 5) & (x < 9), None), (~(x == 5), None), (pc.field("z") == 5, None), (x == pc.field("z"), None),
+    ):  # fmt: skip
+        assert sorted_indexes.compared(where, "x y") == found, where
 
 
 @given(st.lists(st.tuples(st.sampled_from(["put", "delete", "flush", "compact", "tag"]), st.integers(0, 30), st.integers(0, 5)), max_size=40))

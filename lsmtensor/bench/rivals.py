@@ -1,4 +1,4 @@
-"""One key-value store behind one face, for ``point``: lsmtensor, RocksDB through rocksdict, LMDB. Keys and values are bytes.
+"""One key-value store behind one face, for ``point`` and ``ycsb``: lsmtensor, RocksDB through rocksdict, LMDB. Keys and values are bytes.
 
 Every store hands a commit to the operating system and does not wait for the disk: RocksDB's default, LMDB with ``sync=False``,
 ``wal.sync=none`` here.
@@ -7,6 +7,7 @@ Every store hands a commit to the operating system and does not wait for the dis
 from __future__ import annotations
 
 import importlib
+import itertools
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,10 +27,24 @@ class Ours:
 
     who = "lsmtensor"
 
-    def __init__(self, path: Path, config: lt.RunConfig) -> None:
+    def __init__(self, path: Path, config: lt.RunConfig, sync: str = "none") -> None:
         shutil.rmtree(path, ignore_errors=True)
-        self.db = lt.open(str(path), config=config.with_set("wal.sync=none"))
-        self.table = self.db.create_table("rows", SCHEMA)
+        self.db = lt.open(str(path), config=config.with_set(f"wal.sync={sync}"))
+        self.table = self.db.create_table("rows", SCHEMA, history="none")
+
+    def read(self, key: bytes) -> bytes | None:
+        row = self.table.get(key)
+        return None if row is None else row["value"]
+
+    def write(self, key: bytes, value: bytes) -> None:
+        self.table.put(key, {"value": value})
+
+    def following(self, key: bytes, n: int) -> int:
+        """How many rows of ``n`` asked for there are from a key on; each is looked at."""
+        return len(self.table.scan(start=key, limit=n).read_all().column("value").to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.table)
 
     def put(self, keys: Iterable[bytes], value: bytes) -> None:
         put = self.table.put
@@ -71,6 +86,18 @@ class Rocks:
         shutil.rmtree(path, ignore_errors=True)
         self.db = self._lib.Rdict(str(path), self._lib.Options(raw_mode=True))
 
+    def read(self, key: bytes) -> bytes | None:
+        return self.db.get(key)  # type: ignore[no-any-return]
+
+    def write(self, key: bytes, value: bytes) -> None:
+        self.db[key] = value
+
+    def following(self, key: bytes, n: int) -> int:
+        return sum(1 for _ in itertools.islice(self.db.items(from_key=key), n))
+
+    def __len__(self) -> int:
+        return self.scan()
+
     def put(self, keys: Iterable[bytes], value: bytes) -> None:
         db = self.db
         for key in keys:
@@ -108,6 +135,22 @@ class Lmdb:
     def __init__(self, path: Path, config: lt.RunConfig) -> None:
         shutil.rmtree(path, ignore_errors=True)
         self.env = _needed("lmdb").open(str(path), map_size=16 << 30, sync=False, metasync=False)
+
+    def read(self, key: bytes) -> bytes | None:
+        with self.env.begin() as txn:
+            return txn.get(key)  # type: ignore[no-any-return]
+
+    def write(self, key: bytes, value: bytes) -> None:
+        with self.env.begin(write=True) as txn:
+            txn.put(key, value)
+
+    def following(self, key: bytes, n: int) -> int:
+        with self.env.begin() as txn:
+            cursor = txn.cursor()
+            return sum(1 for _ in itertools.islice(cursor, n)) if cursor.set_range(key) else 0
+
+    def __len__(self) -> int:
+        return self.scan()
 
     def put(self, keys: Iterable[bytes], value: bytes) -> None:
         begin = self.env.begin

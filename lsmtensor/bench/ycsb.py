@@ -2,7 +2,8 @@
 
 The core workloads of Cooper et al. (SoCC 2010): zipfian keys (exponent 0.99, scattered over the key space), latest for D. One thread, one
 operation after the other; rows are a 16-byte key and a value of 1,000 bytes. Each round loads a database afresh, untimed, then runs one workload.
-``wal.sync`` decides what an update costs: ``--set wal.sync=none`` for the engine without the disk.
+``wal.sync`` decides what an update costs. With ``--set wal.sync=none``, the engine without the disk, RocksDB and LMDB run beside it, which
+do not wait for the disk either.
 Latencies are of single calls; there is no queue, so none is left out.
 """
 
@@ -20,11 +21,13 @@ import pyarrow as pa
 
 import lsmtensor as lt
 
-from .runner import Options
+from .rivals import Ours, chosen
+from .runner import Options, Ratio
 
 VALUE = 1000
 THETA = 0.99
 SCAN = 50
+LOAD = 10_000  # rows of a batch
 MIXES: dict[str, dict[str, float]] = {
     "A: half reads, half updates": {"read": 0.5, "update": 0.5},
     "B: 95% reads, 5% updates": {"read": 0.95, "update": 0.05},
@@ -33,7 +36,6 @@ MIXES: dict[str, dict[str, float]] = {
     "E: short scans": {"scan": 0.95, "insert": 0.05},
     "F: read, change, write": {"read": 0.5, "change": 0.5},
 }
-SCHEMA = lt.Schema([lt.Column("key", pa.string()), lt.Column("value", pa.binary())], primary_key="key")
 
 
 @dataclass
@@ -41,6 +43,7 @@ class State:
     folder: Path
     own_folder: bool
     config: lt.RunConfig
+    stores: list[Any]
     rows: int
     operations: int
     seed: int
@@ -50,20 +53,30 @@ def setup(options: Options) -> State:
     folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-ycsb-", dir="."))
     folder.mkdir(parents=True, exist_ok=True)
     rows, operations = (1000, 300) if options.quick else (100_000, 5000)
-    return State(folder, options.folder is None, options.config, rows, operations, options.seed)
+    stores = chosen(options.peers) if options.config.wal.sync == "none" else [Ours]
+    return State(folder, options.folder is None, options.config, stores, rows, operations, options.seed)
 
 
 def cases(state: State) -> dict[str, dict[str, Any]]:
-    return {name: {"who": "lsmtensor", "sync": state.config.wal.sync, "rows": state.rows, "mix": mix} for name, mix in MIXES.items()}
+    return {
+        f"{name}, {store.who}": {"who": store.who if store is Ours else "peer", "sync": state.config.wal.sync, "rows": state.rows, "mix": mix}
+        for name, mix in MIXES.items()
+        for store in state.stores
+    }
+
+
+def ratios(state: State) -> list[Ratio]:
+    peers = [s.who for s in state.stores if s is not Ours]
+    return [Ratio(f"{name[0]} / {who}", f"{name}, lsmtensor", (f"{name}, {who}",), "operations/s") for name in MIXES for who in peers]
 
 
 def dataset(state: State) -> dict[str, Any]:
     return {"name": f"YCSB, {state.rows} rows of {VALUE} bytes, {state.operations} operations", "sha256": str(state.seed)}
 
 
-def key(number: int) -> str:
-    """16 letters; numbers next to each other lie far apart, as YCSB's hashed keys do."""
-    return f"{(number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF:016x}"
+def key(number: int) -> bytes:
+    """16 bytes; numbers next to each other lie far apart, as YCSB's hashed keys do."""
+    return b"%016x" % ((number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
 
 
 def zipfian(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -73,46 +86,47 @@ def zipfian(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def run(state: State, case: str) -> dict[str, float]:
+    mix, _, who = case.rpartition(", ")
     rng = np.random.default_rng(state.seed)
-    path = state.folder / "ycsb.lsm"
-    shutil.rmtree(path, ignore_errors=True)
-    with lt.open(str(path), config=state.config) as db:
-        table = db.create_table("t", SCHEMA, history="none")
+    made = next(s for s in state.stores if s.who == who)
+    path = state.folder / f"ycsb-{who}.db"
+    store = made(path, state.config, state.config.wal.sync) if made is Ours else made(path, state.config)
+    try:
         value = rng.bytes(VALUE)
-        for at in range(0, state.rows, 10_000):
-            stop = min(at + 10_000, state.rows)
-            table.insert({"key": [key(i) for i in range(at, stop)], "value": [value] * (stop - at)})
-        db.flush()
-        db.compact()
-        names = list(MIXES[case])
-        plan = rng.choice(len(names), state.operations, p=list(MIXES[case].values()))
+        for at in range(0, state.rows, LOAD):
+            keys = [key(i) for i in range(at, min(at + LOAD, state.rows))]
+            store.batches([pa.table({"key": pa.array(keys, pa.binary()), "value": [value] * len(keys)}) if made is Ours else keys], value)
+        store.settle()
+        names = list(MIXES[mix])
+        plan = rng.choice(len(names), state.operations, p=list(MIXES[mix].values()))
         ranks = zipfian(state.rows, state.operations, rng)
-        return _operations(table, [names[i] for i in plan], ranks, state.rows, value, latest=case.startswith("D"))
+        return _operations(store, [names[i] for i in plan], ranks, state.rows, value, latest=mix.startswith("D"))
+    finally:
+        store.close()
 
 
-def _operations(table: lt.Table, plan: list[str], ranks: np.ndarray, rows: int, value: bytes, *, latest: bool) -> dict[str, float]:
+def _operations(store: Any, plan: list[str], ranks: np.ndarray, rows: int, value: bytes, *, latest: bool) -> dict[str, float]:
     taken: dict[str, list[float]] = {}
     count, wrong = rows, 0
-    table.get(key(0))
+    store.read(key(0))
     start = time.perf_counter()
     for act, rank in zip(plan, ranks.tolist(), strict=True):
         # ranks are popularity; D's most popular row is the newest
         wanted = key(count - 1 - rank if latest else rank)
         begin = time.perf_counter()
         if act in ("read", "change"):
-            row = table.get(wanted)
-            wrong += row is None or len(row["value"]) != VALUE
+            found = store.read(wanted)
+            wrong += found is None or len(found) != VALUE
         if act in ("update", "change"):
-            table.put(wanted, {"value": value})
+            store.write(wanted, value)
         elif act == "insert":
-            table.put(key(count), {"value": value})
+            store.write(key(count), value)
             count += 1
         elif act == "scan":
-            found = sum(b.num_rows for b in table.scan(start=wanted, limit=SCAN))
-            wrong += not 0 < found <= SCAN
+            wrong += not 0 < store.following(wanted, SCAN) <= SCAN
         taken.setdefault(act, []).append(time.perf_counter() - begin)
     seconds = time.perf_counter() - start
-    measures = {"operations/s": len(plan) / seconds, "wrong": float(wrong + (len(table) != count))}
+    measures = {"operations/s": len(plan) / seconds, "wrong": float(wrong + (len(store) != count))}
     for act, each in taken.items():
         p50, p99 = np.percentile(each, [50, 99])
         measures |= {f"{act} p50 us": p50 * 1e6, f"{act} p99 us": p99 * 1e6}
@@ -124,6 +138,7 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
 
 
 def teardown(state: State) -> None:
-    shutil.rmtree(state.folder / "ycsb.lsm", ignore_errors=True)
+    for store in state.stores:
+        shutil.rmtree(state.folder / f"ycsb-{store.who}.db", ignore_errors=True)
     if state.own_folder:
         shutil.rmtree(state.folder, ignore_errors=True)

@@ -7,6 +7,9 @@ and. What comes back is a superset of the matching rows; the caller applies the 
 
 from __future__ import annotations
 
+import json
+import operator
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,10 +26,12 @@ from ..indexes import container
 from ..metrics import count
 from ..recent import Recent
 from ..sstable.zones import compares_nan
+from . import keyspace
 from .evaluate import evaluate, named
 from .source import RunSource
 
 Opened = TypeVar("Opened")
+_RELATIONS = {"==": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 FAN = 16
 LEAF = 256
 
@@ -68,6 +73,32 @@ class SortedIndex:
         self._values, self._rows, self._nulls, self._nans = values, rows, nulls, nans
         self._nodes: dict[tuple[int, int], tuple[Any, list[tuple[int, int]]]] = {}
         self._kept: Recent[np.ndarray] = Recent()
+
+    def exactly(self, where: Any) -> np.ndarray | None:
+        """int64, ascending: the rows for which a filter holds that compares this column with a number or a text, and nothing else; None
+        for all others. O(log n)."""
+        found = compared(where, self._name)
+        if found is None:
+            return None
+        sign, value = found
+        kind, values = self._values.type, self._values
+        if pa.types.is_integer(kind) and type(value) is int:
+            limits = np.iinfo(kind.to_pandas_dtype())
+            if not limits.min <= value <= limits.max:
+                return None
+        elif not (kind == pa.float64() and isinstance(value, float)):
+            if not (pa.types.is_string(kind) and isinstance(value, str)):
+                return None
+            texts = values.cast(pa.binary())
+            return self._between(sign, *(keyspace.search(texts, value.encode(), side) for side in ("left", "right")))
+        plain = values.to_numpy()
+        return self._between(sign, *(int(np.searchsorted(plain, plain.dtype.type(value), side)) for side in ("left", "right")))  # type: ignore[call-overload]
+
+    def _between(self, sign: str, first: int, behind: int) -> np.ndarray:
+        """The rows that stand in this relation to a value which takes [first, behind) of the sorted ones."""
+        n = len(self._rows)
+        start, stop = {"==": (first, behind), "<": (0, first), "<=": (0, behind), ">": (behind, n), ">=": (first, n)}[sign]
+        return np.sort(self._rows[start:stop].astype(np.int64))
 
     def candidates(self, where: Any) -> np.ndarray:
         """int64, ascending: rows for which the filter may hold. O(log n) questions to Arrow for each end of a range."""
@@ -114,20 +145,44 @@ def _survivors(asked: Any, where: Any) -> list[int]:
     return [int(f.path) for f in asked.get_fragments(where)]
 
 
-def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> np.ndarray | None:
-    """int64, ascending: the rows of a run for which a filter may hold, by its sorted indexes (name to column); None where
-    they leave so many that a look at every row is as quick. A file without a segment stands whole among them.
+def compared(where: Any, column: str) -> tuple[str, Any] | None:
+    """(relation, value) of a filter that compares this column with a finite number or a text. Its text tells what it may be, and
+    it is that if the filter made so is equal to it."""
+    import pyarrow.compute as pc
+
+    match = re.fullmatch(rf"\({re.escape(column)} (==|<=?|>=?) (.+)\)", str(where), re.DOTALL)
+    if match is None:
+        return None
+    try:
+        value = json.loads(match[2])
+    except ValueError:
+        return None
+    if type(value) not in (int, float, str) or (type(value) is float and not np.isfinite(value)):
+        return None
+    for guess in (value, float(value)) if type(value) is int else (value,):
+        try:
+            if _RELATIONS[match[1]](pc.field(column), guess).equals(where):
+                return match[1], guess
+        except (pa.ArrowException, OverflowError):
+            continue
+    return None
+
+
+def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> tuple[np.ndarray, bool] | None:
+    """(int64, ascending: the rows of a run for which a filter may hold, whether it does for each), by its sorted indexes (name to
+    column); None where they leave so many that a look at every row is as quick. A file without a segment stands whole among them.
     """
     text = str(where)
     asked = {n: column for n, column in indexes.items() if column in text}
     if not asked or compares_nan(where):
         return None
-    parts, most = [], max(source.rows // 256, 4096)
+    parts, most, exact = [], max(source.rows // 256, 4096), True
     for at, file in enumerate(source.files):
-        best = None
-        for name, column in asked.items():
-            index = opened(source, at, name, partial(_open, source, at, column))
-            if index is not None:
+        there = [index for n, column in asked.items() if (index := opened(source, at, n, partial(_open, source, at, column))) is not None]
+        best = next((found for index in there if (found := index.exactly(where)) is not None), None)
+        if best is None:
+            exact = False
+            for index in there:
                 found = index.candidates(where)
                 best = found if best is None else np.intersect1d(best, found, assume_unique=True)
         parts.append((np.arange(file.ref.rows) if best is None else best) + int(source.starts[at]))
@@ -136,7 +191,7 @@ def candidates(source: RunSource, indexes: Mapping[str, str], where: Any) -> np.
             return None
     found = np.concatenate(parts)
     count("index_candidates", len(found))
-    return found
+    return found, exact
 
 
 def opened(source: RunSource, at: int, name: str, open_: Callable[[str], Opened]) -> Opened | None:

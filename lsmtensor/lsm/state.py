@@ -27,6 +27,7 @@ from .points import points_of
 from .source import MemSource, RunSource, Source, gather, locate
 
 PLAIN_OPTIONS = frozenset({"history", "compaction"})  # what asks nothing of a single row
+READ_OPTIONS, WRITE_OPTIONS = PLAIN_OPTIONS | {"unique"}, PLAIN_OPTIONS | {"ttl"}  # nothing of one that is read, or written
 
 
 class Shape:
@@ -124,13 +125,13 @@ class TableVersion:
 
     @cached_property
     def short(self) -> bool:
-        """Whether single rows may go by the short way: nothing but the row itself says what a read of it gives."""
-        return self.shape.plain and PLAIN_OPTIONS.issuperset(self.state.options)
+        """Whether single rows may be read the short way: nothing but the row itself says what a read of it gives."""
+        return self.shape.plain and READ_OPTIONS.issuperset(self.state.options)
 
     @cached_property
     def short_writes(self) -> bool:
-        """Whether single rows may be written so: those that expire do it as they are read."""
-        return self.shape.plain and (PLAIN_OPTIONS | {"ttl"}).issuperset(self.state.options)
+        """Whether single rows may be written so: nothing is to be written with them. Those that expire do it as they are read."""
+        return self.shape.plain and WRITE_OPTIONS.issuperset(self.state.options)
 
     def declared(self, payload: bytes) -> bytes:
         """The payload of a row with the schema in it, as the first one in a log has it."""

@@ -38,7 +38,7 @@ def matching(view: View, source: Source, where: Any) -> np.ndarray:
     some = candidates(source, sorted_columns(view), where)
     if some is not None:
         mask = np.zeros(source.rows, bool)
-        mask[some[holding(source, some, where)]] = True
+        mask[_sure(source, *some, where)] = True
         return kept.put(where, mask)
     names = named(source.reader(0).schema, where)
     masks = [
@@ -108,7 +108,7 @@ def indexed(view: View, where: Any, start: Any = None, stop: Any = None) -> tupl
         some = candidates(source, indexes, where)
         if some is None:
             return None
-        found.append(some[holding(source, some, where)])
+        found.append(_sure(source, *some, where))
     owner, row, keys = [], [], []
     for s, rows in enumerate(found):
         if len(rows):
@@ -152,3 +152,8 @@ def holding(source: RunSource, rows: np.ndarray, where: Any) -> np.ndarray:
     if len(rows) == 0:
         return np.zeros(0, bool)
     return evaluate(source.take(rows, named(source.reader(0).schema, where)), where)
+
+
+def _sure(source: RunSource, rows: np.ndarray, sure: bool, where: Any) -> np.ndarray:
+    """Those of the rows for which the filter holds; ``sure`` that it does for all."""
+    return rows if sure else rows[holding(source, rows, where)]
