@@ -80,7 +80,7 @@ def estimate(view: View, source: RunSource, where: Any) -> Estimate:
         return Estimate(float(known.mean()), "the rows that match")
     some = candidates(source, sorted_columns(view), where)
     if some is not None:
-        return Estimate(len(some) / max(1, source.rows), "sorted indexes")
+        return Estimate(len(some[0]) / max(1, source.rows), "sorted indexes")
     left = sum(len(source.seqs(i)) for i in range(source.num_batches) if source.may_match(i, where))
     if left == 0:
         return Estimate(0.0, "zone maps")
