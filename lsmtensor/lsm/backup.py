@@ -46,7 +46,6 @@ def make_backup(tree: Tree, folder: str) -> dict[str, int]:
                 counts["copied_bytes"] += _copy(env, old, new)
 
         counts["version"] = make_branch(tree, f"{folder}/{number:06d}", None, place)
-        env.sync_dir(folder)
         return counts
     finally:
         lock.close()
