@@ -114,7 +114,7 @@ def test_inspect_of_every_kind_of_file(tmp_path):
     path = tmp_path / "db.lsm"
     with lt.open(path, config=lt.RunConfig().with_set("index.min_rows=10")) as db:
         schema = lt.Schema([lt.Column("id", pa.string()), lt.Column("v", lt.tensor("float32", (4,)))], primary_key="id")
-        docs = db.create_table("docs", schema, indexes={"v": "hnsw(m=8)"})
+        docs = db.create_table("docs", schema, indexes={"v": "hnsw(m=8, quant=none)"})
         docs.insert({"id": [f"k{i:03}" for i in range(100)], "v": np.ones((100, 4), np.float32)})
         db.compact()
         docs.delete("k007")

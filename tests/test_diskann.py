@@ -194,7 +194,7 @@ def test_repair_holds_recall(metric):
 def test_repair_with_a_graph_above():
     rows, queries = vectors(1, 6000, 12), vectors(2, 100, 12)
     index = made(rows)
-    assert index.stats()["rows_a_page"] > 1 and len(index._top_rows)
+    assert index.stats()["rows_a_page"] > 1 and len(index._above)
     index.remove(np.arange(0, 6000, 3))
     left = np.delete(rows, np.arange(0, 6000, 3), 0)
     ids, far = index.search(queries, 10)

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from lsmtensor import indexes, kernels
 from lsmtensor.errors import CorruptionError, FormatVersionError, InvalidArgumentError, UnknownNameError
@@ -58,7 +59,7 @@ def integers(seed, n, d):
 
 
 def graph_of(rows, metric, backend):
-    index = indexes.create("hnsw(m=4, ef_construction=20)", dim=rows.shape[1], metric=metric, kernel=backend)
+    index = indexes.create("hnsw(m=4, ef_construction=20, quant=none)", dim=rows.shape[1], metric=metric, kernel=backend)
     index.add(rows)
     return index
 
@@ -73,13 +74,13 @@ def test_backends_build_and_walk_alike(metric, dim, kernel_of):
     for backend, isa in runs():
         kernel_of(backend, isa)
         index = graph_of(rows, metric, backend)
+        graph = index._levels
         parts = [index._arrays()[name] for name in ("links", "upper", "levels", "state")]
         answers = []
         for k, ef, allowed in ((5, 5, None), (10, 30, None), (10, 10, mask), (1, 40, mask)):
             answers += index._kernels.graph_search(
-                queries, rows, index._scale.array, index._code, index._links.array, index._upper.array,
-                index._upper_at.array, index._state, k, ef, allowed,
-            )  # fmt: skip
+                queries, rows, graph.scale.array, index._code, graph.links.array, graph.upper.array, graph.upper_at.array, graph.state, k, ef, allowed
+            )
         seen.append((backend, isa, parts, answers))
     for backend, isa, parts, answers in seen[1:]:
         for mine, theirs in zip(parts, seen[0][2], strict=True):
@@ -94,7 +95,7 @@ def test_real_valued_rows_agree_in_recall(backend):
         pytest.skip(f"{backend} is not there")
     rows, queries = vectors(1, 2000, 31), vectors(2, 50, 31)
     for metric in METRICS[:4]:
-        index = indexes.create("hnsw(m=8, ef=40)", dim=31, metric=metric, kernel=backend)
+        index = indexes.create("hnsw(m=8, ef=40, quant=none)", dim=31, metric=metric, kernel=backend)
         index.add(rows)
         ids, distances = index.search(queries, k=10)
         truth = true_distances(queries, rows, metric)
@@ -122,15 +123,16 @@ def test_nan_and_overflow_stay_inside(backend, isa, kernel_of):
 @pytest.mark.skipif("cython" not in backends(), reason="the compiled kernels are not there")
 def test_compiled_kernels_refuse_what_does_not_fit():
     index = graph_of(integers(1, 20, 4), "l2", "cython")
+    graph = index._levels
     good = dict(
-        queries=np.zeros((2, 4), np.float32), points=index._vectors.array, scale=index._scale.array, metric=0, links=index._links.array,
-        upper=index._upper.array, upper_at=index._upper_at.array, state=index._state, k=3, ef=5, mask=None,
+        queries=np.zeros((2, 4), np.float32), points=index._vectors.array, scale=graph.scale.array, metric=0, links=graph.links.array,
+        upper=graph.upper.array, upper_at=graph.upper_at.array, state=graph.state, k=3, ef=5, mask=None,
     )  # fmt: skip
     search = kernels.choose("cython").graph_search
     assert search(*good.values())[0].shape == (2, 3)
     wrong = {
-        "queries": np.zeros((2, 5), np.float32), "scale": np.ones(19, np.float32), "links": index._links.array[:19],
-        "upper_at": index._upper_at.array[:19], "k": 6, "mask": np.ones(19, np.uint8),
+        "queries": np.zeros((2, 5), np.float32), "scale": np.ones(19, np.float32), "links": graph.links.array[:19],
+        "upper_at": graph.upper_at.array[:19], "k": 6, "mask": np.ones(19, np.uint8),
     }  # fmt: skip
     for name, value in wrong.items():
         with pytest.raises(InvalidArgumentError):
@@ -142,27 +144,28 @@ def test_compiled_kernels_refuse_what_does_not_fit():
 
 def test_batches_do_not_change_the_graph():
     rows = vectors(1, 300, 8)
-    whole, parts = (indexes.create("hnsw(m=6)", dim=8, metric="cosine") for _ in range(2))
+    whole, parts = (indexes.create("hnsw(m=6, quant=none)", dim=8, metric="cosine") for _ in range(2))
     whole.add(rows)
     for at in (0, 1, 2, 77, 290):
         parts.add(rows[at : {0: 1, 1: 2, 2: 77, 77: 290, 290: 300}[at]])
     assert whole.digest() == parts.digest()
-    other = indexes.create("hnsw(m=6, seed=5)", dim=8, metric="cosine")
+    other = indexes.create("hnsw(m=6, seed=5, quant=none)", dim=8, metric="cosine")
     other.add(rows)
     assert other.digest() != whole.digest()
 
 
-def test_every_row_finds_itself():
+@pytest.mark.parametrize("spec", ["hnsw", "hnsw(quant=none)"])
+def test_every_row_finds_itself(spec):
     """At a wide beam: rows that no link reaches would be missing."""
     rows = vectors(1, 3000, 16, 30)
-    index = indexes.create("hnsw", dim=16)
+    index = indexes.create(spec, dim=16)
     index.add(rows)
     found = index.search(rows, k=1, ef=200)[0][:, 0] == np.arange(3000)
     assert found.mean() > 0.998
 
 
 def test_ef_and_settings_are_checked():
-    for spec in ("hnsw(m=1)", "hnsw(ef_construction=0)", "hnsw(m=2.5)", "hnsw(ef=true)", "hnsw(seed=-1)"):
+    for spec in ("hnsw(m=1)", "hnsw(ef_construction=-1)", "hnsw(m=2.5)", "hnsw(ef=true)", "hnsw(seed=-1)"):
         with pytest.raises(InvalidArgumentError, match="give a whole number"):
             indexes.create(spec, dim=3)
     with pytest.raises(UnknownNameError, match="did you mean 'hnsw'"):
@@ -180,7 +183,7 @@ def test_ef_and_settings_are_checked():
 
 def test_a_broken_off_build_keeps_the_rows_it_linked(monkeypatch):
     rows = vectors(1, 3000, 4)
-    index = indexes.create("hnsw(m=4, ef_construction=10)", dim=4)
+    index = indexes.create("hnsw(m=4, ef_construction=10, quant=none)", dim=4)
     index.add(rows[:10], ids=np.arange(10) * 2)
     insert, calls = index._kernels.graph_insert, []
 
@@ -195,10 +198,12 @@ def test_a_broken_off_build_keeps_the_rows_it_linked(monkeypatch):
         index.add(rows[10:], ids=np.arange(10, 3000) * 2)
     monkeypatch.undo()
     assert len(index) == 10 + 2 * 1024
+    again = indexes.from_sections(*index.to_sections(include_vectors=True))
+    assert again.digest() == index.digest()
     ids, _ = index.search(rows[:5], k=5)
     assert (ids >= 0).all() and ids.max() < 2 * len(index)
     index.add(rows[len(index) :], ids=np.arange(len(index), 3000) * 2)
-    clean = indexes.create("hnsw(m=4, ef_construction=10)", dim=4)
+    clean = indexes.create("hnsw(m=4, ef_construction=10, quant=none)", dim=4)
     clean.add(rows, ids=np.arange(3000) * 2)
     assert np.array_equal(index.search(rows[:50], k=5)[0], clean.search(rows[:50], k=5)[0])
 
@@ -255,6 +260,35 @@ def test_a_hostile_graph_is_refused(change):
         indexes.from_sections(header, arrays, where="a.idx")
 
 
+def test_files_of_version_1_are_read():
+    """They had no codes."""
+    header, arrays = sections()
+    del header["settings"]["quant"]
+    index = indexes.from_sections({**header, "version": 1}, arrays)
+    assert index.quant == "none" and np.array_equal(index.search(arrays["vectors"], k=1)[0][:, 0], np.arange(200))
+
+
+def test_hnsw_over_codes_is_one_graph_however_it_is_made():
+    """For every backend and number of threads; rows that come later join the graph above, in any batches the same rows."""
+    rows = integers(1, 4600, 8) + np.arange(4600, dtype=np.float32)[:, None] % 7
+    made = []
+    for backend, threads in (("cython", 1), ("cython", 3), ("numba", 2)):
+        if backend in backends():
+            index = indexes.create("hnsw(m=4, ef_construction=16)", dim=8, kernel=backend, threads=threads)
+            index.add(rows[:4200])
+            index.add(rows[4200:])
+            made.append(index._arrays())
+    assert len(made[0]["top_rows"]) > 1000
+    for other in made[1:]:
+        assert all(np.array_equal(array, other[name]) for name, array in made[0].items())
+    names = blake3(b"".join(made[0][name].tobytes() for name in ("links", "top_rows", "top_links"))).hexdigest()[:16]
+    assert names == "61b98c1da7097ea3", "bytes on disk are a promise: other links are a new version of the format"
+    bit_by_bit = indexes.create("hnsw(m=4, ef_construction=16)", dim=8)
+    for at in range(0, 4600, 575):
+        bit_by_bit.add(rows[at : at + 575])
+    assert np.array_equal(bit_by_bit._arrays()["top_rows"], made[0]["top_rows"])
+
+
 def test_an_upper_link_to_a_lower_row_is_refused():
     header, arrays = sections()
     arrays["upper"][-1, 0] = np.flatnonzero(arrays["levels"] == 0)[0]
@@ -264,8 +298,8 @@ def test_an_upper_link_to_a_lower_row_is_refused():
 
 def test_newer_formats_and_unknown_names_are_told_apart():
     header, arrays = sections()
-    with pytest.raises(FormatVersionError, match="format 2"):
-        indexes.from_sections({**header, "version": 2}, arrays)
+    with pytest.raises(FormatVersionError, match="format 3"):
+        indexes.from_sections({**header, "version": 3}, arrays)
     with pytest.raises(UnknownNameError):
         indexes.from_sections({**header, "name": "hsnw"}, arrays)
     data = b"".join(bytes(b) for b in container.pack({}, {}))

@@ -22,10 +22,13 @@ from ..kernels.contract import METRICS
 from ..registry import Spec, near
 from . import dial
 from .dial import Curve
+from .params import is_whole
 from .rows import Rows
 
 # over this share of removed rows an index is built again
 DEAD_SHARE = 0.2
+# floats of the package ml_dtypes
+NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 Found = tuple[np.ndarray, np.ndarray]
 
 
@@ -60,6 +63,10 @@ def filter_mask(allowed: Any, n: int, ids: Callable[[], np.ndarray], alive: np.n
     return mask if alive is None else mask & alive
 
 
+def _unheard(share: float) -> None:
+    """Nobody asked for progress."""
+
+
 class VectorIndex(ABC):
     """Vectors float32 (n, dim) with integer ids, and a search among them.
 
@@ -78,7 +85,7 @@ class VectorIndex(ABC):
     recall_floor: ClassVar[float] = 0.9
 
     def __init__(self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
+        if not is_whole(dim, 1):
             raise InvalidArgumentError(f"dim={dim!r}; give the number of dimensions, 1 or more")
         if metric not in METRICS:
             raise UnknownNameError(f"no metric named {metric!r}; {near(str(metric), METRICS)}")
@@ -87,6 +94,8 @@ class VectorIndex(ABC):
         self.spec = Spec(self.name)
         self._code = METRICS[metric]
         self._kernels: Any = kernels.choose(kernel)
+        # who is told what share of the rows being added is in
+        self._tell: Callable[[float], object] = _unheard
         self._empty()
 
     def _empty(self) -> None:
@@ -166,17 +175,23 @@ class VectorIndex(ABC):
         self._check(x, "x")
         return self
 
-    def add(self, vectors: Any, ids: Any = None, *, copy: bool = True) -> None:
+    def add(self, vectors: Any, ids: Any = None, *, copy: bool = True, progress: Callable[[float], object] | None = None) -> None:
         """Add rows (n, dim), or one (dim,). ``ids=None`` continues from the highest id.
 
-        ``copy=False`` lets an empty index borrow a float32 array that will not change. Raises `SchemaError` for a wrong
-        shape, NaN or infinity, `DuplicateKeyError` for a present id; then nothing is added. Broken off by Ctrl-C,
-        the index holds the first rows, whole.
+        ``copy=False`` lets an empty index borrow a float32 array that will not change. ``progress`` is called now and then with the share done,
+        rising, 1.0 at last. Raises `SchemaError` for a wrong shape, NaN or infinity, `DuplicateKeyError` for a present id; then nothing is
+        added. Broken off by Ctrl-C, or by what ``progress`` raises, the index holds the first rows, whole.
         """
         rows = self._check(vectors, "vectors")
         new = self._new_ids(ids, len(rows))
+        tell = progress or _unheard
         if len(rows):
-            self._take(rows, new, copy)
+            self._tell = tell
+            try:
+                self._take(rows, new, copy)
+            finally:
+                self._tell = _unheard
+        tell(1.0)
 
     def _take(self, rows: np.ndarray, new: np.ndarray, copy: bool = True) -> None:
         start, stop = len(self._vectors), len(self._vectors) + len(rows)
@@ -287,7 +302,7 @@ class VectorIndex(ABC):
         if array.ndim != 2 or array.shape[1] != self.dim:
             raise SchemaError(f"{what} of shape {np.shape(rows)}; wanted (n, {self.dim}) or ({self.dim},)")
         if array.dtype != np.float32:
-            if array.dtype.kind not in "fiub":
+            if array.dtype.kind not in "fiub" and array.dtype.name not in NARROW:
                 raise SchemaError(f"{what} of dtype {array.dtype}; wanted real numbers")
             array = array.astype(np.float32)
         array = np.ascontiguousarray(array)
@@ -310,7 +325,7 @@ class VectorIndex(ABC):
         ``ef`` or ``nprobe`` by `calibrate` instead.
         """
         block = self._check(queries, "queries")
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
+        if not is_whole(k, 0):
             raise InvalidArgumentError(f"k={k!r}; give 0 or more")
         for name in params:
             if name not in self.search_params:

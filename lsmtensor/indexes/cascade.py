@@ -19,6 +19,7 @@ from .base import Found
 from .codes import inverse_norms
 from .forest import BITS, Forest
 from .fqg import FQG
+from .params import settled
 
 # queries that are answered at once, since each asks for rows of many buckets
 BLOCK = 1024
@@ -55,16 +56,13 @@ class Cascade(FQG):
             raise UnknownNameError(f"cascade has no preset {preset!r}; {near(str(preset), [p for p in PRESETS if p])}")
         self._given = {"degree": degree, "ef_construction": ef_construction, "passes": passes, "tables": tables, "nprobe": nprobe, "window": window, "ef": ef}
         chosen = {name: value if isinstance(value, bool) or value else PRESETS[preset][name] for name, value in self._given.items()}
-        limits = {"tables": 64, "nprobe": BITS, "window": 128}
-        for name, high in limits.items():
-            value = chosen[name]
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-                raise InvalidArgumentError(f"cascade: {name}={value!r}; give a whole number from 1 to {high}, or 0 for the preset's")
+        self.tables, self.nprobe, self.window = settled(
+            "cascade", tables=(chosen["tables"], 1, 64), nprobe=(chosen["nprobe"], 1, BITS), window=(chosen["window"], 1, 128)
+        )
         for name, on in (("lsh", lsh), ("tree", tree), ("graph", graph)):
             if not isinstance(on, bool):
                 raise InvalidArgumentError(f"cascade: {name}={on!r}; give True or False")
-        self.preset, self.tables, self.nprobe, self.window = preset, chosen["tables"], chosen["nprobe"], chosen["window"]
-        self.lsh, self.tree, self.graph = lsh, tree, graph
+        self.preset, self.lsh, self.tree, self.graph = preset, lsh, tree, graph
         _fits(self.tables, self.nprobe, self.window)
         if not lsh and not graph:
             raise InvalidArgumentError("cascade: lsh=False and graph=False leave nothing to search by; switch one of them on")

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptionError, InvalidArgumentError
+from ..errors import CorruptionError
 from ..kernels.contract import COSINE, HAMMING, L1, L2
 from ..kernels.training import kmeans
 from .base import Found, VectorIndex
 from .codes import CodedRows, inverse_norms
+from .params import check_counts
 from .rows import Rows
 
 # rows are held flat until there are so many; the tree is made anew when they are this many times those it was made of
@@ -117,6 +118,7 @@ class CellIndex(VectorIndex):
             cells = self._cell_of(self._placed(rows))
             self._encode(at, rows, cells)
             self._cells.append(cells)
+            self._tell((at + len(rows) - start) / (stop - start))
 
     def _cell_of(self, rows: np.ndarray) -> np.ndarray:
         """The nearest cell under the nearest branches of each row, uint32. O(n (branches + SPREAD cells / branches) d)."""
@@ -157,9 +159,7 @@ class CellIndex(VectorIndex):
     def _near(
         self, queries: np.ndarray, k: int, mask: np.ndarray | None, nprobe: int | None = None, rerank: int | None = None, **params: Any
     ) -> Found:
-        for name, value in (("nprobe", nprobe), ("rerank", rerank)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        check_counts(nprobe=nprobe, rerank=rerank)
         n, cells = len(self._vectors), len(self._centroids)
         matches = n if mask is None else int(np.count_nonzero(mask))
         depth = max(k, int(rerank or self.rerank or self._depth(k)))

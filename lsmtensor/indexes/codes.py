@@ -130,9 +130,10 @@ class CodedRows:
         self.scale, self.squares, self.factors = (Rows(np.empty(0, np.float32)) for _ in range(3))
 
     @staticmethod
-    def check(name: str, dim: int, metric: int, quant: str) -> None:
+    def check(name: str, dim: int, metric: int, quant: str, *others: str) -> None:
+        """`InvalidArgumentError` for codes that there are not; ``others`` are what else might have been given."""
         if quant not in ("auto", "int4", "int8"):
-            raise InvalidArgumentError(f"{name}: quant={quant!r}; give auto, int4 or int8")
+            raise InvalidArgumentError(f"{name}: quant={quant!r}; give {', '.join(('auto', 'int4', *others))} or int8")
         if dim > 32768:
             raise InvalidArgumentError(f"{name}: dim={dim}; give up to 32768, or sums of products do not fit 32 bits")
         if quant == "int4" and metric in (L1, HAMMING):
@@ -183,22 +184,20 @@ class CodedRows:
             self._keep(vectors, scale, *eight)
 
     def net(
-        self, vectors: np.ndarray, links: np.ndarray | None = None, above: tuple[np.ndarray, np.ndarray] | None = None, order: np.ndarray | None = None,
+        self, vectors: np.ndarray, links: np.ndarray | None = None, above: tuple[Any, np.ndarray] | None = None, order: np.ndarray | None = None,
         forest: Any = None,
     ) -> Any:  # fmt: skip
-        """A net for the kernels: with links; with (rows, links) of a graph above; with codes in another order; with a forest to begin in."""
+        """A net for the kernels: with links; with a net above, `over` some rows; with codes in another order; with a forest to begin in."""
         assert self.grid is not None
         none = np.empty((0, 0), np.uint32)
         coded = [rows.array for rows in (self.codes, self.squares, self.factors)]
         if order is not None:
             coded = [taken(a, order) for a in coded]
-        top = None
-        if above is not None:
-            top = self.over(taken(vectors, above[0]), *above)
-        return self._made([vectors, self.scale.array, *coded], none if links is None else links, top, None if above is None else above[0], forest)
+        top, names = above or (None, None)
+        return self._made([vectors, self.scale.array, *coded], none if links is None else links, top, names, forest)
 
     def over(self, vectors: np.ndarray, rows: np.ndarray, links: np.ndarray) -> Any:
-        """The net of some rows alone, whose vectors are given, with links among them."""
+        """The net of some rows alone, whose vectors are given or none, with links among them."""
         return self._made([vectors, *(taken(part.array, rows) for part in (self.scale, self.codes, self.squares, self.factors))], links, None, None)
 
     def _made(self, arrays: list[np.ndarray], links: np.ndarray, top: Any, rows: np.ndarray | None, forest: Any = None) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidArgumentError
+from .params import is_whole
 
 if TYPE_CHECKING:
     from .base import Found, VectorIndex
@@ -99,7 +100,7 @@ def within(index: VectorIndex, queries: Any, radius: float, allowed: Any, params
 
 def without_end(index: VectorIndex, query: Any, batch_size: int, allowed: Any, params: dict[str, Any]) -> Iterator[Found]:
     """The body of `VectorIndex.search_iterator`: k doubles, and what was answered before is left out."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+    if not is_whole(batch_size, 1):
         raise InvalidArgumentError(f"batch_size={batch_size!r}; give 1 or more")
     row = index._check(query, "query")
     if len(row) != 1:

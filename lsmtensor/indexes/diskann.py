@@ -14,10 +14,12 @@ import numpy as np
 from ..errors import CorruptionError, InvalidArgumentError
 from ..kernels.numpy_codes import entries
 from . import REGISTRY
+from .above import NONE
 from .base import Found
 from .codes import taken
-from .fqg import FQG, LEAST, LOOSE, NONE, connect
+from .fqg import FQG, LEAST, LOOSE, connect
 from .paged import Layout, Paged
+from .params import check_counts, settled
 from .rows import Rows, aligned
 
 # no row: behind every other, and nothing to expand
@@ -49,11 +51,10 @@ class DiskANN(FQG):
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 64, ef_construction: int = 96,
         passes: int = 2, quant: str = "auto", ef: int = 32, beam: int = 8, cache: float = 0.02, seed: int = 0,
     ) -> None:  # fmt: skip
-        if isinstance(beam, bool) or not isinstance(beam, int) or not 1 <= beam <= 1024:
-            raise InvalidArgumentError(f"diskann: beam={beam!r}; give a whole number from 1 to 1024")
+        (self.beam,) = settled("diskann", beam=(beam, 1, 1024))
         if isinstance(cache, bool) or not isinstance(cache, (int, float)) or not 0 <= cache <= 1:
             raise InvalidArgumentError(f"diskann: cache={cache!r}; give a share of the pages, from 0 to 1")
-        self.beam, self.cache = beam, float(cache)
+        self.cache = float(cache)
         super().__init__(dim, metric, kernel, threads, degree, ef_construction, passes, quant, ef, 0, "top", seed)
 
     def _settings(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class DiskANN(FQG):
             self._order, self._laid = self._layout.order(self._links.array[:n]), n
         else:
             self._order = np.concatenate([self._order, np.arange(len(self._order), n, dtype=np.uint32)])
-        self._top_points = self._vectors.take(self._top_rows.astype(np.int64))
+        self._top_points = self._vectors.take(self._above.rows.array.astype(np.int64))
 
     def _inserted(self, stop: int) -> int:
         done = super()._inserted(stop)
@@ -135,7 +136,7 @@ class DiskANN(FQG):
         self._clear()
         self._coded, self._out, self._next_id, self._done = coded, out, next_id, len(keep)
         self._eight = Rows(taken(codes, keep)), Rows(taken(sums, keep))
-        self._build_top(self._eight[0].array, self._eight[1].array, len(keep))
+        self._raise(self._eight[0].array, self._eight[1].array, 0)
         connect(links, self._begins())
         self._links = Rows(links)
         self._lay()
@@ -186,7 +187,7 @@ class DiskANN(FQG):
     def _ready(self) -> Any:
         """(net of the codes alone, net of the graph above, place of each row)."""
         if self._net is None:
-            above = self._coded.over(self._top_points, self._top_rows, self._top_links) if len(self._top_rows) else None
+            above = self._coded.over(self._top_points, self._above.rows.array, self._above.links.array) if len(self._above) else None
             if self._on_pages:
                 place = self._vectors.place  # type: ignore[attr-defined]
             else:
@@ -198,9 +199,7 @@ class DiskANN(FQG):
     def _near(  # type: ignore[override]
         self, queries: np.ndarray, k: int, mask: np.ndarray | None, ef: int | None = None, beam: int | None = None, **params: Any
     ) -> Found:
-        for name, value in (("ef", ef), ("beam", beam)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        check_counts(ef=ef, beam=beam)
         n = len(self._vectors)
         matches = n if mask is None else int(np.count_nonzero(mask))
         if matches == n:
@@ -223,7 +222,7 @@ class DiskANN(FQG):
         if above is None:
             starts = np.tile(entries(self._done), (len(queries), 1))
         else:
-            starts = self._top_rows[self._kernels.code_search(above, queries, min(BEGIN, len(self._top_rows)), BEAM_ABOVE, BEAM_ABOVE, None)[0]]
+            starts = self._above.rows.array[self._kernels.code_search(above, queries, min(BEGIN, len(self._above)), BEAM_ABOVE, BEAM_ABOVE, None)[0]]
             starts = starts.astype(np.int64)
         pool = merged(np.full((len(queries), ef), NOTHING), packed(self._kernels.code_estimates(net, queries, starts), starts))
         best = np.full((len(queries), k), NOTHING)
@@ -319,7 +318,7 @@ class DiskANN(FQG):
 
     def _small(self) -> dict[str, np.ndarray]:
         """What a loaded index holds in memory."""
-        own: dict[str, np.ndarray] = {"top_rows": self._top_rows, "top_links": self._top_links, "top_points": self._top_points, "order": self._order}
+        own: dict[str, np.ndarray] = {**self._above.arrays(), "top_points": self._top_points, "order": self._order}
         return {**own, "out": np.array([self._out, self._laid], np.int64), **self._coded.arrays()}
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -361,7 +360,7 @@ class DiskANN(FQG):
                 raise CorruptionError(f"{name} of a diskann index of {n} rows is {held[name].dtype} {held[name].shape}, not {shape}")
         if not np.isfinite(held["top_points"]).all() or not 0 <= int(held["out"][1]) <= n:
             raise CorruptionError(f"the graph above a diskann index of {n} rows holds NaN or infinity, or more were laid out")
-        self._top_rows, self._top_links = self._checked_top(held, n)
+        self._above.restore(held, n)
         self._order, self._top_points = held["order"], held["top_points"]
         self._out, self._laid = (int(value) for value in held["out"])
         self._done, self._on_pages, self._net = n, True, None

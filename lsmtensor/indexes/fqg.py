@@ -14,18 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError, UnknownNameError
-from ..kernels.contract import IP, L2, mix64
+from ..kernels.contract import IP, L2
 from ..kernels.numpy_codes import entries
 from ..registry import near
 from . import REGISTRY
+from .above import NONE, Above
 from .base import Found, VectorIndex
 from .carry import KNOWN, LOST, connect, kept_links, leads_inside, numbers
 from .codes import CodedRows
 from .dial import dialled
 from .forest import Forest
+from .params import SEEDS, check_counts, settled
 from .rows import Rows, aligned
 
-NONE = 0xFFFFFFFF
 ENTRIES = ("forest", "top")
 # rows are held flat until there are so many to learn a grid from
 LEAST = 256
@@ -35,8 +36,8 @@ SHARE, BATCH = 16, 2048
 BLOCK = 65536
 # over this share of rows that stick out of the grid it is learned again
 DRIFT = 0.05
-# every so many rows one is in the graph above, once there are so many; fewer rows have no forest either
-TOP_SHARE, TOP_LEAST, TOP_DEGREE = 64, 4096, 16
+# a graph above is there from so many rows on, and a forest
+TOP_LEAST = 4096
 # squared, in 256ths: links of the last pass may be 1.1 times as far as what is reached through others
 TIGHT, LOOSE = 256, 310
 # where walks begin: tables, keys asked for in each, rows around each key
@@ -61,25 +62,23 @@ class FQG(VectorIndex):
     dial = "ef"
     # rows from which on walks begin by hashing
     planted_from: ClassVar[int] = TOP_LEAST
+    # of so many rows one is in the graph above, with so many links
+    above: tuple[int, int] = (64, 16)
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 32,
         ef_construction: int = 64, passes: int = 2, quant: str = "auto", ef: int = 64, rerank: int = 0, entries: str = "forest",
         seed: int = 0,
     ) -> None:  # fmt: skip
-        limits = {
-            "degree": (degree, 4, 512), "ef_construction": (ef_construction, 4, 100_000), "passes": (passes, 1, 4), "ef": (ef, 1, 1_000_000),
-            "rerank": (rerank, 0, 1_000_000), "seed": (seed, 0, 2**63),
-        }  # fmt: skip
-        for name, (value, low, high) in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidArgumentError(f"{self.name}: {name}={value!r}; give a whole number from {low} to {high}")
-        self.degree, self.ef_construction, self.passes, self.quant = degree, ef_construction, passes, quant
+        self.degree, self.ef_construction, self.passes, self.ef, self.rerank, self.seed = settled(
+            self.name, degree=(degree, 4, 512), ef_construction=(ef_construction, 1, 100_000), passes=(passes, 1, 4), ef=(ef, 1, 1_000_000),
+            rerank=(rerank, 0, 1_000_000), seed=(seed, *SEEDS),
+        )  # fmt: skip
         if entries not in ENTRIES:
             raise UnknownNameError(f"fqg: entries={entries!r}; {near(str(entries), ENTRIES)}")
-        self.ef, self.rerank, self.entries, self.seed = ef, rerank, entries, seed
+        self.quant, self.entries = quant, entries
         super().__init__(dim, metric, kernel, threads)
-        CodedRows.check(self.name, self.dim, self._code, quant)
+        self._check_quant()
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -87,17 +86,23 @@ class FQG(VectorIndex):
             "rerank": self.rerank, "entries": self.entries, "seed": self.seed,
         }  # fmt: skip
 
+    def _check_quant(self) -> None:
+        CodedRows.check(self.name, self.dim, self._code, self.quant)
+
     def _clear(self) -> None:
         self._coded = CodedRows(self.dim, self._code, self.quant, self._kernels)
         self._links = Rows(np.empty((0, self.degree), np.uint32))
-        # the graph over every 64th row in which walks find where to begin
-        self._top_rows, self._top_links = np.empty(0, np.uint32), np.empty((0, min(TOP_DEGREE, self.degree)), np.uint32)
+        # the graph in which walks find where to begin
+        share, width = self.above
+        self._above = Above(share, min(width, self.degree), self.seed)
         # or the hashed keys by which they find it
         self._forest: Forest | None = None
         # 8-bit codes and their sums while rows are being added
         self._eight: tuple[Rows, Rows] | None = None
         # rows linked, and those that the grid does not hold
         self._done = self._out = 0
+        # rows linked and to link, in all passes, of the addition at work
+        self._work = [0, 1]
         self._net: Any = None
         # the kernel of one query, while nothing stands in its way
         self._short: Any = None
@@ -119,9 +124,12 @@ class FQG(VectorIndex):
                 self._insert(0, len(self._vectors))
         return self
 
+    def _check_count(self, n: int) -> None:
+        if n >= 2**31:
+            raise InvalidArgumentError(f"{n} rows in one {self.name}; give fewer than 2**31")
+
     def _insert(self, start: int, stop: int) -> None:
-        if stop >= 2**31:
-            raise InvalidArgumentError(f"{stop} rows in one {self.name}; give fewer than 2**31")
+        self._check_count(stop)
         self._cut(start)
         fresh = self._coded.grid is None
         if fresh:
@@ -139,6 +147,7 @@ class FQG(VectorIndex):
         if stop - start > stop // 8:
             # made again from the rows if more come one by one
             self._eight = None
+            self._above.finished()
 
     def _encode(self, start: int, stop: int) -> None:
         rows = self._vectors.part(start, stop)
@@ -176,21 +185,28 @@ class FQG(VectorIndex):
         assert self._eight is not None
         codes, sums = (rows.array[:stop] for rows in self._eight)
         bulk = stop - start > start // 8
-        # rows have slack while many come: to thin one out costs as much as to find its links
-        links = aligned((stop, self.degree + self.degree // 2 if bulk else self.degree), np.uint32)
-        links[:] = NONE
-        links[:start, : self.degree] = self._links.array
-        passes = self.passes if bulk else 1
+        if bulk:
+            # rows have slack while many come: to thin one out costs as much as to find its links
+            links = aligned((stop, self.degree + self.degree // 2), np.uint32)
+            links[:] = NONE
+            links[:start, : self.degree] = self._links.array
+        else:
+            self._links.append(np.full((stop - start, self.degree), NONE, np.uint32))
+            links = self._links.array
+        passes, first = self.passes if bulk else 1, len(self._above) == 0
+        self._work = [0, passes * (stop - start)]
         try:
-            if bulk and stop >= TOP_LEAST:
-                self._build_top(codes, sums, stop)
+            if first:
+                self._raise(codes, sums, 0)
             for number in range(passes):
                 self._pass(codes, sums, links, start, stop, number > 0, LOOSE if number == passes - 1 else TIGHT)
+            if not first:
+                self._raise(codes, sums, start)
         finally:
             # broken off, the rows linked so far stay
-            self._links = Rows(links[: self._done] if not bulk else self._shrunk(codes, sums, links))
-            if self._done < stop and len(self._top_rows) and int(self._top_rows.max()) >= self._done:
-                self._top_rows, self._top_links = self._top_rows[:0], self._top_links[:0]
+            if bulk or self._done < stop:
+                self._links = Rows(self._shrunk(codes, sums, links))
+            self._above.cut(self._done)
             if bulk:
                 connect(self._links.array, self._begins())
             self._net = self._short = None
@@ -207,22 +223,28 @@ class FQG(VectorIndex):
         """Tables, keys asked for in each, rows around each key."""
         return TREES, KEYS, AROUND
 
-    def _build_top(self, codes: np.ndarray, sums: np.ndarray, n: int) -> None:
-        """A graph over every 64th row or so: in tight clusters a walk from anywhere would end in the first one it meets."""
-        rows = np.flatnonzero(mix64(np.arange(n, dtype=np.uint64) + np.uint64(self.seed)) % np.uint64(TOP_SHARE) == 0)
-        codes, sums = np.ascontiguousarray(codes[rows]), np.ascontiguousarray(sums[rows])
-        links = np.full((len(rows), min(TOP_DEGREE, self.degree)), NONE, np.uint32)
-        self._batches(codes, sums, links, np.arange(len(rows)), 0, None, LOOSE, False)
-        self._top_rows, self._top_links = rows.astype(np.uint32), links
+    def _raise(self, codes: np.ndarray, sums: np.ndarray, start: int) -> None:
+        """Link rows from ``start`` on into the graph above: in tight clusters a walk from anywhere would end in the first one it meets."""
+        have, new = len(self._above), self._above.members(start, len(codes))
+        if len(codes) < TOP_LEAST or len(new) == 0:
+            return
+        try:
+            self._above.take(new, codes, sums)
+            above = *self._above.eight(codes, sums), self._above.links.array
+            self._batches(*above, np.arange(have, have + len(new)), have, None, LOOSE, False)
+        except BaseException:
+            # there may be links to rows that have none; all join again with the next that come
+            self._above.forget()
+            raise
 
     def _pass(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray, start: int, stop: int, again: bool, alpha: int) -> None:
         top, nodes = None, np.arange(start, stop)
-        if len(self._top_rows):
-            rows = self._top_rows
-            top = np.ascontiguousarray(codes[rows]), np.ascontiguousarray(sums[rows]), self._top_links, rows
-            if not again:
+        if len(self._above):
+            rows = self._above.rows.array
+            top = *self._above.eight(codes, sums), self._above.links.array, rows
+            above = rows[rows >= start].astype(np.int64)
+            if len(above) and not again:
                 # those above first: others begin at them
-                above = rows[rows >= start].astype(np.int64)
                 self._batches(codes, sums, links, above, start, None, alpha, again)
                 self._batches(codes, sums, links, np.setdiff1d(nodes, above), start + len(above), top, alpha, again, start)
                 return
@@ -237,7 +259,7 @@ class FQG(VectorIndex):
         linked = np.arange(have) if top is None and have and not again else nodes[:0]
         if have == 0:
             at, linked = 1, nodes[:1]
-            self._note(nodes, at, start)
+            self._note(nodes, 0, at, start)
         with ThreadPoolExecutor(self.threads) as pool:
             while at < len(nodes):
                 end = min(len(nodes), at + min(BATCH, max(1, (have if again else have + at) // SHARE)))
@@ -263,13 +285,15 @@ class FQG(VectorIndex):
                     ]
                     for done in back:
                         done.result()
+                self._note(nodes, at, end, start)
                 at = end
-                self._note(nodes, at, start)
 
-    def _note(self, nodes: np.ndarray, at: int, start: int | None) -> None:
+    def _note(self, nodes: np.ndarray, at: int, end: int, start: int | None) -> None:
         """Rows are whole up to the last of those that come in order."""
         if start is not None:
-            self._done = max(self._done, int(nodes[at - 1]) + 1)
+            self._done = max(self._done, int(nodes[end - 1]) + 1)
+            self._work[0] += end - at
+            self._tell(min(1.0, self._work[0] / self._work[1]))
 
     def _shrunk(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray) -> np.ndarray:
         n = self._done
@@ -278,11 +302,12 @@ class FQG(VectorIndex):
 
     def _begins(self) -> np.ndarray:
         """Rows that walks begin at."""
-        return self._top_rows.astype(np.int64) if len(self._top_rows) else entries(self._done) if self._done else np.empty(0, np.int64)
+        return self._above.rows.array.astype(np.int64) if len(self._above) else entries(self._done) if self._done else np.empty(0, np.int64)
 
     def _cut(self, n: int) -> None:
         for part in (self._links, self._coded, *(self._eight or ())):
             part.cut(n)
+        self._above.cut(n)
         self._done, self._net, self._short = min(self._done, n), None, None
         if self._forest is not None and n < self._forest.keys.shape[1]:
             self._forest = None
@@ -300,8 +325,7 @@ class FQG(VectorIndex):
 
     def _select(self, rows: np.ndarray) -> None:
         place = numbers(rows, len(self._links))
-        above = np.flatnonzero(place[self._top_rows] != NONE)
-        self._top_links, self._top_rows = kept_links(self._top_links, above), place[self._top_rows[above]]
+        self._above.select(place)
         self._links = Rows(kept_links(self._links.array, rows))
         self._coded.select(rows)
         self._done, self._out = len(rows), min(self._out, len(rows))
@@ -332,9 +356,7 @@ class FQG(VectorIndex):
     def _near(
         self, queries: np.ndarray, k: int, mask: np.ndarray | None, ef: int | None = None, rerank: int | None = None, **params: Any
     ) -> Found:
-        for name, value in (("ef", ef), ("rerank", rerank)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        check_counts(ef=ef, rerank=rerank)
         n = len(self._vectors)
         matches = n if mask is None else int(np.count_nonzero(mask))
         if matches == n:
@@ -376,7 +398,7 @@ class FQG(VectorIndex):
     def _ready(self) -> Any:
         if self._net is None:
             forest = None if self._forest is None else self._forest.planted
-            above = (self._top_rows, self._top_links) if forest is None and len(self._top_rows) else None
+            above = (self._above.net(self._coded), self._above.rows.array) if forest is None and len(self._above) else None
             self._net = self._coded.net(self._vectors.array, self._links.array, above, forest=forest)
             self._short = self._kernels.code_one if self._dead == 0 else None
         return self._net
@@ -390,7 +412,7 @@ class FQG(VectorIndex):
     def _arrays(self) -> dict[str, np.ndarray]:
         if self._coded.grid is None:
             return {}
-        own: dict[str, np.ndarray] = {"top_rows": self._top_rows, "top_links": self._top_links, "out": np.array([self._out], np.int64), "links": self._links.array}
+        own: dict[str, np.ndarray] = {**self._above.arrays(), "out": np.array([self._out], np.int64), "links": self._links.array}
         return {**own, **self._coded.arrays(), **(self._forest.arrays() if self._forest is not None else {})}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -407,18 +429,9 @@ class FQG(VectorIndex):
             raise CorruptionError(f"the graph of an fqg index of {n} rows is {links.dtype} {links.shape}, or leads beyond them")
         if out.shape != (1,) or out.dtype != np.int64:
             raise CorruptionError(f"an fqg index of {n} rows has a count of {out.dtype} {out.shape}")
-        self._top_rows, self._top_links = self._checked_top(arrays, n)
+        self._above.restore(arrays, n)
         self._links, self._done, self._out, self._net, self._short = Rows(links), n, int(out[0]), None, None
         self._forest = Forest.restore(arrays, n, self.dim, self._trees, self._kernels)
-
-    def _checked_top(self, arrays: dict[str, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and links of the graph above; `CorruptionError` for what would lead a walk astray."""
-        rows, above = arrays["top_rows"], arrays["top_links"]
-        if rows.dtype != np.uint32 or rows.ndim != 1 or above.dtype != np.uint32 or above.shape != (len(rows), min(TOP_DEGREE, self.degree)):
-            raise CorruptionError(f"the graph above an index has rows {rows.dtype} {rows.shape} and links {above.dtype} {above.shape}")
-        if (rows >= n).any() or not ((above < len(rows)) | (above == NONE)).all():
-            raise CorruptionError(f"the graph above an index leads beyond its {len(rows)} rows of {n}")
-        return rows, above
 
     def stats(self) -> dict[str, Any]:
         links = self._links.array

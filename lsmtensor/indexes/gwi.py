@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidArgumentError
 from . import REGISTRY
 from .base import Found, VectorIndex
 from .cells import CellIndex
 from .codes import CodedRows
+from .params import SEEDS, settled
 
 
 @REGISTRY.register("gwi")
@@ -34,11 +34,10 @@ class GWI(CellIndex):
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, leaf: int = 48, nprobe: int = 0,
         rerank: int = 0, quant: str = "auto", seed: int = 0,
     ) -> None:  # fmt: skip
-        limits = {"leaf": (leaf, 4, 1 << 20), "nprobe": (nprobe, 0, 1 << 24), "rerank": (rerank, 0, 1 << 20), "seed": (seed, 0, 2**63)}
-        for name, (value, low, high) in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidArgumentError(f"gwi: {name}={value!r}; give a whole number from {low} to {high}")
-        self.leaf, self.nprobe, self.rerank, self.quant, self.seed = leaf, nprobe, rerank, quant, seed
+        self.leaf, self.nprobe, self.rerank, self.seed = settled(
+            "gwi", leaf=(leaf, 4, 1 << 20), nprobe=(nprobe, 0, 1 << 24), rerank=(rerank, 0, 1 << 20), seed=(seed, *SEEDS)
+        )
+        self.quant = quant
         super().__init__(dim, metric, kernel, threads)
         CodedRows.check(self.name, self.dim, self._code, quant)
 

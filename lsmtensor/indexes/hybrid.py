@@ -15,6 +15,7 @@ from ..errors import CorruptionError, InvalidArgumentError
 from ..registry import Spec
 from . import REGISTRY, create, from_sections
 from .base import Found, VectorIndex
+from .params import settled
 from .rows import Rows
 
 # the hot index holds this many times the root of all rows, and so many at least
@@ -36,9 +37,8 @@ class Hybrid(VectorIndex):
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, hot: str | Spec = "flat", cold: str | Spec = "fqg",
         hot_rows: int = 0,
     ) -> None:  # fmt: skip
-        if isinstance(hot_rows, bool) or not isinstance(hot_rows, int) or hot_rows < 0:
-            raise InvalidArgumentError(f"hybrid: hot_rows={hot_rows!r}; give a whole number of 0 or more")
-        self.hot_rows, self._specs = hot_rows, {"cold": Spec.of(cold), "hot": Spec.of(hot)}
+        (self.hot_rows,) = settled("hybrid", hot_rows=(hot_rows, 0, 2**31))
+        self._specs = {"cold": Spec.of(cold), "hot": Spec.of(hot)}
         for part, spec in self._specs.items():
             if spec.name == self.name or "metric" in spec.params:
                 raise InvalidArgumentError(f"hybrid: {part}={spec}; give an index that is no hybrid, and the metric to the whole")
@@ -67,7 +67,7 @@ class Hybrid(VectorIndex):
     def _insert(self, start: int, stop: int) -> None:
         if not isinstance(self._vectors, Joined):
             # borrowed, by an empty index
-            self._cold._vectors = self._vectors
+            self._cold._vectors, self._cold._tell = self._vectors, self._tell
             self._vectors = Joined(self._cold, self._hot)
             self._cold._insert(0, stop)
             return
@@ -75,7 +75,7 @@ class Hybrid(VectorIndex):
         if stop - cold > (self.hot_rows or max(LEAST, ROOTS * math.isqrt(stop))):
             self.promote()
         else:
-            self._hot.threads = self.threads
+            self._hot.threads, self._hot._tell = self.threads, self._tell
             self._hot._insert(start - cold, stop - cold)
 
     def _inserted(self, stop: int) -> int:
@@ -87,7 +87,7 @@ class Hybrid(VectorIndex):
         rows, before = self._hot._vectors, len(self._cold._vectors)
         if len(rows) == 0:
             return 0
-        self._cold.threads, stop = self.threads, before + len(rows)
+        self._cold.threads, self._cold._tell, stop = self.threads, self._tell, before + len(rows)
         self._cold._vectors.append(rows.array)
         try:
             self._cold._insert(before, stop)

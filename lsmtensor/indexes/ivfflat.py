@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptionError, InvalidArgumentError
+from ..errors import CorruptionError
 from ..kernels.contract import COSINE, HAMMING, IP, L2
 from ..kernels.training import kmeans
 from . import REGISTRY
 from .base import Found, VectorIndex
+from .params import SEEDS, check_counts, settled
 from .rows import Rows
 
 # k-means looks at so many rows a centroid, and no index has fewer in a list on average
@@ -39,10 +40,7 @@ class IVFFlat(VectorIndex):
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, lists: int = 0, nprobe: int = 0,
         seed: int = 0,
     ) -> None:  # fmt: skip
-        for name, value, high in (("lists", lists, 1 << 24), ("nprobe", nprobe, 1 << 24), ("seed", seed, 2**63)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
-                raise InvalidArgumentError(f"ivfflat: {name}={value!r}; give a whole number from 0 to {high}")
-        self.lists, self.nprobe, self.seed = lists, nprobe, seed
+        self.lists, self.nprobe, self.seed = settled("ivfflat", lists=(lists, 0, 1 << 24), nprobe=(nprobe, 0, 1 << 24), seed=(seed, *SEEDS))
         super().__init__(dim, metric, kernel, threads)
 
     def _settings(self) -> dict[str, Any]:
@@ -95,6 +93,7 @@ class IVFFlat(VectorIndex):
         for at in range(start, stop, 65536):
             rows = self._vectors.array[at : min(at + 65536, stop)]
             self._cells.append(self._kernels.assign(self._placed(rows), self._centroids)[0].astype(np.uint32))
+            self._tell((at + len(rows) - start) / (stop - start))
 
     # -- carried over to merged rows ---------------------------------------------------------------
 
@@ -127,8 +126,7 @@ class IVFFlat(VectorIndex):
         return self._lists
 
     def _probes(self, nprobe: int | None) -> int:
-        if nprobe is not None and (isinstance(nprobe, bool) or not isinstance(nprobe, (int, np.integer)) or nprobe < 1):
-            raise InvalidArgumentError(f"nprobe={nprobe!r}; give a whole number of 1 or more")
+        check_counts(nprobe=nprobe)
         share = 8 if self._code in (L2, IP, COSINE) else 3  # lists are cells of L2: they tell less of the others
         return min(int(nprobe or self.nprobe or max(8, len(self._centroids) // share)), len(self._centroids))
 

@@ -18,6 +18,7 @@ from . import REGISTRY
 from .base import Found, VectorIndex
 from .cells import CellIndex, some
 from .codes import inverse_norms
+from .params import SEEDS, settled
 from .rows import Rows
 
 # rows a centroid that parts are learned from
@@ -40,15 +41,12 @@ class IVFPQ(CellIndex):
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, leaf: int = 64, nprobe: int = 0,
         m: int = 0, bits: int = 4, rerank: int = 0, seed: int = 0,
     ) -> None:  # fmt: skip
-        limits = {
-            "leaf": (leaf, 4, 1 << 20), "nprobe": (nprobe, 0, 1 << 24), "m": (m, 0, 4096), "rerank": (rerank, 0, 1 << 20), "seed": (seed, 0, 2**63),
-        }  # fmt: skip
-        for name, (value, low, high) in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidArgumentError(f"ivfpq: {name}={value!r}; give a whole number from {low} to {high}")
+        self.leaf, self.nprobe, self.m, self.rerank, self.seed = settled(
+            "ivfpq", leaf=(leaf, 4, 1 << 20), nprobe=(nprobe, 0, 1 << 24), m=(m, 0, 4096), rerank=(rerank, 0, 1 << 20), seed=(seed, *SEEDS)
+        )
         if bits not in (4, 8) or isinstance(bits, bool):
             raise InvalidArgumentError(f"ivfpq: bits={bits!r}; give 4 or 8")
-        self.leaf, self.nprobe, self.m, self.bits, self.rerank, self.seed = leaf, nprobe, m, bits, rerank, seed
+        self.bits = bits
         super().__init__(dim, metric, kernel, threads)
         if m > self.dim:
             raise InvalidArgumentError(f"ivfpq: m={m} parts of {self.dim} dimensions; give at most as many")

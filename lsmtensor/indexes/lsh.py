@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptionError, InvalidArgumentError
+from ..errors import CorruptionError
 from ..kernels.contract import COSINE, HAMMING, IP, L1, L2
 from . import REGISTRY
 from .base import Found, VectorIndex
 from .codes import CodedRows
+from .params import SEEDS, check_counts, settled
 from .rows import Rows
 
 # the width of a step is so many of the median distance between rows; Cauchy lines have long tails
@@ -42,11 +43,10 @@ class LSH(VectorIndex):
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, tables: int = 16, bits: int = 0,
         nprobe: int = 16, quant: str = "auto", seed: int = 0,
     ) -> None:  # fmt: skip
-        limits = {"tables": (tables, 1, 1024), "bits": (bits, 0, 60), "nprobe": (nprobe, 1, 1 << 20), "seed": (seed, 0, 2**63)}
-        for name, (value, low, high) in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidArgumentError(f"lsh: {name}={value!r}; give a whole number from {low} to {high}")
-        self.tables, self.bits, self.nprobe, self.quant, self.seed = tables, bits, nprobe, quant, seed
+        self.tables, self.bits, self.nprobe, self.seed = settled(
+            "lsh", tables=(tables, 1, 1024), bits=(bits, 0, 60), nprobe=(nprobe, 1, 1 << 20), seed=(seed, *SEEDS)
+        )
+        self.quant = quant
         super().__init__(dim, metric, kernel, threads)
         CodedRows.check(self.name, self.dim, self._code, quant)
 
@@ -133,6 +133,7 @@ class LSH(VectorIndex):
             rows = self._vectors.array[at : min(at + 16384, stop)]
             self._coded.append(rows)
             self._keys.append(self._key(self._steps(self._values(rows))))
+            self._tell((at + len(rows) - start) / (stop - start))
 
     # -- carried over to merged rows ---------------------------------------------------------------
 
@@ -215,8 +216,7 @@ class LSH(VectorIndex):
         return seen
 
     def _near(self, queries: np.ndarray, k: int, mask: np.ndarray | None, nprobe: int | None = None, **params: Any) -> Found:
-        if nprobe is not None and (isinstance(nprobe, bool) or not isinstance(nprobe, (int, np.integer)) or nprobe < 1):
-            raise InvalidArgumentError(f"nprobe={nprobe!r}; give a whole number of 1 or more")
+        check_counts(nprobe=nprobe)
         n = len(self._vectors)
         matches = n if mask is None else int(np.count_nonzero(mask))
         count, depth = int(nprobe or self.nprobe), 32 + 2 * k

@@ -19,6 +19,7 @@ from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError, 
 from . import container
 from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
+from .params import check_counts, is_whole
 from .postings import PARTS, Csr, Postings, restored
 from .rows import Rows
 
@@ -40,7 +41,7 @@ class SparseIndex:
     name, version = "sparse", 2
 
     def __init__(self, dim: int, kernel: str | None = None) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= 2**32:
+        if not is_whole(dim, 1) or dim > 2**32:
             raise InvalidArgumentError(f"dim={dim!r}; give the size of the vocabulary, from 1 to {2**32}")
         self.dim = int(dim)
         self._kernels: Any = kernels.choose(kernel)
@@ -200,11 +201,9 @@ class SparseIndex:
         Exact, unless ``query_cut`` (the heaviest terms that are looked at, over pruned lists) and ``rerank`` (rows then scored in full, at least k) say
         otherwise, or ``recall``, which chooses them by a calibration. ``filter`` is a mask over the rows in order of arrival or an array of ids.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
+        if not is_whole(k, 0):
             raise InvalidArgumentError(f"k={k!r}; give 0 or more")
-        for name, value in (("query_cut", query_cut), ("rerank", rerank)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-                raise InvalidArgumentError(f"{name}={value!r}; give a whole number of 1 or more")
+        check_counts(query_cut=query_cut, rerank=rerank)
         if recall is not None:
             check_recall(recall)
             if query_cut is not None or rerank is not None:
