@@ -52,7 +52,7 @@ class State:
 def setup(options: Options) -> State:
     folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-ycsb-", dir="."))
     folder.mkdir(parents=True, exist_ok=True)
-    rows, operations = (1000, 300) if options.quick else (100_000, 5000)
+    rows, operations = (1000, 300) if options.quick else (100_000, 50_000)
     stores = chosen(options.peers) if options.config.wal.sync == "none" else [Ours]
     return State(folder, options.folder is None, options.config, stores, rows, operations, options.seed)
 
