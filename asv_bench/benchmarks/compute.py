@@ -37,8 +37,8 @@ class Every:
         self.run = getattr(chosen, name)
         args = max(ARGUMENTS[name](np.random.default_rng(0)), key=weight)
         if isinstance(args[0], tuple) and not name.endswith("_net"):  # a net is a backend's own form of its first argument
-            args = ((chosen.pq_net if name.startswith("pq") else chosen.code_net)(*args[0]), *args[1:])
-            self.args = args
+            net = {"pq": "pq_net", "sparse": "sparse_net"}.get(name.split("_")[0], "code_net")
+            self.args = (getattr(chosen, net)(*args[0]), *args[1:])
         else:
             self.run(*copy.deepcopy(args))
             self.args = copy.deepcopy(args)

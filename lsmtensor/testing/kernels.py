@@ -256,27 +256,38 @@ def _sparse_net(rng: np.random.Generator) -> Iterator[Args]:
             yield starts, terms, values, most, *lists_, *rest
 
 
+def _asked(rng: np.random.Generator, n: int, lists: int) -> Iterator[Args]:
+    """The arguments of `sparse_search` behind its net of n rows."""
+    for m in (0, 1, min(5, lists), lists):
+        terms = rng.choice(lists, m, replace=False).astype(np.uint32)
+        factors = (rng.integers(1, 40, m) / 4).astype(np.float32)
+        for signs in (1, rng.choice([-1, 1, 1], m)):
+            for k in (0, 1, 10, min(n + 3, 300)):
+                for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
+                    for cut, depth in ((0, 0), (2, 3), (4, 40)):
+                        yield terms, (factors * signs).astype(np.float32), k, cut, depth, mask
+
+
+def _sparse_search(rng: np.random.Generator) -> Iterator[Args]:
+    for net in _sparse_net(rng):
+        for ask in _asked(rng, len(net[0]) - 1, len(net[3])):
+            yield net, *ask
+
+
 def check_sparse_search(kernels: Kernels, seed: int) -> None:
     """Searches over nets of a backend's own against the definition's."""
     rng = np.random.default_rng(seed)
     for args in _sparse_net(rng):
         want, got = KERNELS["sparse_net"].define(*args), kernels.sparse_net(*args)
-        n, lists = len(args[0]) - 1, len(args[3])
-        for m in (0, 1, min(5, lists), lists):
-            terms = rng.choice(lists, m, replace=False).astype(np.uint32)
-            factors = (rng.integers(1, 40, m) / 4).astype(np.float32)
-            for signs in (1, rng.choice([-1, 1, 1], m)):
-                for k in (0, 1, 10, min(n + 3, 300)):
-                    for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
-                        for cut, depth in ((0, 0), (2, 3), (4, 40)):
-                            ask = (terms, (factors * signs).astype(np.float32), k, cut, depth, mask)
-                            rows, scores = want.search(*ask)
-                            ids, best = kernels.sparse_search(got, *ask)
-                            there = rows >= 0
-                            assert np.array_equal(ids >= 0, there) and np.allclose(best[there], scores[there], rtol=1e-5), (n, m, k, cut, depth)
-                            # equal scores may be rounded apart: any row that has its score will do
-                            assert np.allclose(want.scores(terms, ask[1], ids[there]), scores[there], rtol=1e-5), (n, m, k, cut, depth)
-                            assert len(set(ids[there].tolist())) == there.sum() and (mask is None or mask[ids[there]].all())
+        for ask in _asked(rng, len(args[0]) - 1, len(args[3])):
+            terms, factors, *_, mask = ask
+            rows, scores = want.search(*ask)
+            ids, best = kernels.sparse_search(got, *ask)
+            there = rows >= 0
+            assert np.array_equal(ids >= 0, there) and np.allclose(best[there], scores[there], rtol=1e-5), ask[:5]
+            # equal scores may be rounded apart: any row that has its score will do
+            assert np.allclose(want.scores(terms, factors, ids[there]), scores[there], rtol=1e-5), ask[:5]
+            assert len(set(ids[there].tolist())) == there.sum() and (mask is None or mask[ids[there]].all())
 
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
@@ -285,7 +296,7 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
-    "sparse_invert": _sparse_invert, "sparse_net": _sparse_net, "sparse_search": _sparse_net,
+    "sparse_invert": _sparse_invert, "sparse_net": _sparse_net, "sparse_search": _sparse_search,
     "crc32c_chunks": _crc32c_chunks, **kernels_codes.ARGUMENTS, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 
