@@ -320,7 +320,7 @@ class Database(Container):
         """
         if table is None and (start is not None or stop is not None):
             raise InvalidArgumentError("compact(start=, stop=) needs the table whose keys they are: compact('docs', start=…)")
-        self._tree.flush()
+        self._tree.seal_all()
         if table is None:
             compact_all(self._tree)
         else:

@@ -40,11 +40,13 @@ GARBAGE = 0.2
 BLOCK = 65536
 
 
-def index_due(tree: Tree) -> None:
-    """Build the segments that are wanted and not there or damaged."""
+def index_due(tree: Tree, between: Callable[[], None] = lambda: None) -> None:
+    """Build the segments that are wanted and not there or damaged; ``between`` is called after each."""
     tried: set[tuple[int, str, tuple[int, ...]]] = set()
     for table_id in list(tree.head()[0].tables):
         while (table := tree.head()[0].tables.get(table_id)) is not None:
+            if tree.merge_asked:
+                return
             todo = next((t for t in _due(tree, table) if (table_id, t[0], _numbers(t[1])) not in tried), None)
             if todo is None:
                 break
@@ -53,6 +55,7 @@ def index_due(tree: Tree) -> None:
             ref = beside(tree, lambda: build(tree, table, name, parts, _helpful(tree, table, name), False))  # noqa: B023 - called at once
             if ref is not None:
                 _install(tree, table_id, name, parts, ref)
+            between()
         if table is not None:
             _replaced(tree, table_id)
 

@@ -81,7 +81,7 @@ def compact_due(tree: Tree) -> None:
     """Ask each table's policy until none wants anything."""
     for table_id in list(tree.head()[0].tables):
         while (table := tree.head()[0].tables.get(table_id)) is not None:
-            if tree.compaction_paused:
+            if tree.compaction_paused or tree.merge_asked:
                 return
             policy = policy_of(tree, table)
             decision = policy.choose(_settled(table), compaction.Moment(tree.env.clock.time_ns(), tree.manifest.layout.times))
@@ -99,11 +99,17 @@ def policy_of(tree: Tree, table: TableVersion) -> compaction.Policy:
 
 def compact_all(tree: Tree, tables: Sequence[int] | None = None, start: Key | None = None, stop: Key | None = None) -> None:
     """One run a table, of the runs that hold keys in [start, stop); what nothing needs of them is gone afterwards."""
-    with tree.maintaining():
-        flush_sealed(tree)
-        for table_id in list(tree.head()[0].tables if tables is None else tables):
-            _compact_table(tree, table_id, start, stop)
-        collect_blobs(tree, all_of_it=True)
+    # whoever is at work ends early: segments and merges of runs that go into these would be made in vain
+    tree.merge_asked = True
+    try:
+        with tree.maintaining():
+            tree.merge_asked = False
+            flush_sealed(tree)
+            for table_id in list(tree.head()[0].tables if tables is None else tables):
+                _compact_table(tree, table_id, start, stop)
+            collect_blobs(tree, all_of_it=True)
+    finally:
+        tree.merge_asked = False
 
 
 def _compact_table(tree: Tree, table_id: int, start: Key | None, stop: Key | None) -> None:

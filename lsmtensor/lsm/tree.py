@@ -66,7 +66,7 @@ class Tree(Commits):
         self.blobs = Blobs(lambda: runs_of(self.state))
         self.logged = self.visible = manifest.layout.version
         self.closed, self.cache = False, for_limit(config.memory_limit)
-        self.compaction_paused = self.warned_of_leak = False
+        self.compaction_paused = self.merge_asked = self.warned_of_leak = False
         self.calm = False
         self._level0, self._times = 0, array("q")
         self.syncer, self.events = Syncer(self.show), Events(env.clock)
@@ -430,15 +430,19 @@ class Tree(Commits):
             flush_sealed(self)
             compact_due(self)
             collect_blobs(self)
-            index_due(self)
+            # a merge that became due goes first: segments of its runs would be built in vain
+            index_due(self, lambda: compact_due(self))
 
     def flush(self) -> None:
         """Everything committed so far is in table files when this returns."""
+        self.seal_all()
+        self.work()
+
+    def seal_all(self) -> None:
         self.check_writable()
         with self.writing:
             for table_id in list(self.state.tables):
                 self.seal(table_id)
-        self.work()
 
     @contextmanager
     def maintaining(self, alone: bool = False) -> Iterator[None]:
