@@ -198,6 +198,11 @@ class Leaving:
 # -- garbage -----------------------------------------------------------------------------------------
 
 
+def held(tree: Tree) -> list[TableFile]:
+    """The table files that any view of this process holds. Others open files meanwhile, which the references stand and iteration does not."""
+    return [file for ref in tree.held_files.valuerefs() if (file := ref()) is not None]
+
+
 def used(files: Iterable[TableFile]) -> dict[int, tuple[int, int]]:
     """(values, bytes) of each blob file that rows of these table files refer to. Those of rows that two files hold, one of them for an open
     view, count twice."""

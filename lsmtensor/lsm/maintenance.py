@@ -130,7 +130,7 @@ def collect_blobs(tree: Tree, all_of_it: bool = False) -> None:
     table = tree.head()[0].by_name(blobs.BLOBS)
     if table is None or not table.runs:
         return
-    files = list(tree.held_files.values())
+    files = blobs.held(tree)
     used = blobs.used(files)
     for run in table.runs:
         values, size = used.get(blobs.file_of(run.run), (0, 0))

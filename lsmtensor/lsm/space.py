@@ -42,7 +42,7 @@ def _of_table(tree: Tree, view: View) -> list[tuple[str, str, int, int]]:
     size = {"live": 0.0, "history": 0.0, "deletes": 0.0, "garbage": 0.0}
     memory, segments = 0, set[str]()
     if name == blobs.BLOBS:
-        used = blobs.used(tree.held_files.values())
+        used = blobs.used(blobs.held(tree))
         for run in view.table.runs:
             count, held = used.get(blobs.file_of(run.run), (0, 0))
             rows["live"], size["live"] = rows["live"] + min(count, run.rows), size["live"] + min(held, run.run.bytes)
@@ -88,7 +88,7 @@ def collect(tree: Tree, dry_run: bool) -> list[str]:
     They come of crashes: what is superseded is removed when its last reader lets go.
     """
     with tree.maintaining(alone=True), tree.editing():  # a bulk commit's files are not in the layout yet
-        opened = list(tree.held_files.values())
+        opened = blobs.held(tree)
         held = {f.path for f in opened} | {f"{tree.path}/sst/{n}" for f in opened for s in f.ref.segments for n in s.names}
         found = [path for path in orphans(tree) if path not in held]
         if not dry_run:

@@ -411,7 +411,7 @@ class Tree(Commits):
 
     def holders(self) -> list[Any]:
         """Open snapshots and transactions, oldest version first."""
-        return sorted((s for s in list(self._snapshots.values()) if not s.closed), key=lambda s: s.version)
+        return sorted((s for r in self._snapshots.valuerefs() if (s := r()) is not None and not s.closed), key=lambda s: s.version)
 
     # -- maintenance -----------------------------------------------------------------------------
 

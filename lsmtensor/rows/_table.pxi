@@ -480,7 +480,7 @@ def distinct(keys, offsets):
                 hash = mix64(<uint64_t>ints[i])
             else:
                 hash = hash_bytes(&data[ends[i]] if ends[i + 1] > ends[i] else &none, ends[i + 1] - ends[i])
-            hash |= hash == 0
+            hash |= <uint64_t>1 << 63  # 0 is a free place
             at = hash & (size - 1)
             while seen[at] != 0 and seen[at] != hash:
                 at = (at + 1) & (size - 1)
