@@ -15,13 +15,28 @@ class Reporter(Protocol):
     def report(self) -> None: ...
 
 
+class Reporters:
+    """Who counts by itself, held weakly. Others may come while these are told to report: a `weakref.WeakSet` cannot be gone through then."""
+
+    def __init__(self) -> None:
+        self._all: weakref.WeakValueDictionary[int, Reporter] = weakref.WeakValueDictionary()
+
+    def add(self, reporter: Reporter) -> None:
+        self._all[id(reporter)] = reporter
+
+    def report(self) -> None:
+        for ref in self._all.valuerefs():
+            if (reporter := ref()) is not None:
+                reporter.report()
+
+
 class Metrics:
     """Named sums. ``io.write.wal.commit`` counts bytes written to logs on behalf of commits."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums: defaultdict[str, int] = defaultdict(int)
-        self.reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
+        self.reporters = Reporters()
 
     def add(self, name: str, amount: int = 1) -> None:
         with self._lock:
@@ -29,8 +44,7 @@ class Metrics:
 
     def snapshot(self) -> dict[str, int]:
         """All counters by name, as they are now."""
-        for reporter in list(self.reporters):
-            reporter.report()
+        self.reporters.report()
         with self._lock:
             return dict(sorted(self._sums.items()))
 
@@ -82,13 +96,12 @@ class Counters(Mapping[str, int]):
         return f"<lsmtensor.Counters {', '.join(f'{n}={c:,}' for n, c in self.items()) or 'nothing'}>"
 
 
-lookups: weakref.WeakSet[Reporter] = weakref.WeakSet()  # who counts keys by itself
+lookups = Reporters()  # of keys
 
 
 def report_all() -> None:
     """What was counted so far is told to who is open so far."""
-    for reporter in list(lookups):
-        reporter.report()
+    lookups.report()
 
 
 _CHANGING = threading.Lock()
