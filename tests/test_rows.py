@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lsmtensor as lt
@@ -338,6 +338,7 @@ def test_the_record_of_an_older_schema_becomes_a_batch(tmp_path):
 
 
 @both
+@example([b"", b"\x01"], [])
 @given(st.lists(st.binary(max_size=3), max_size=40), st.lists(st.integers(-9, 9), max_size=12))
 @settings(max_examples=100, deadline=None)
 def test_distinct(kit, texts, numbers):

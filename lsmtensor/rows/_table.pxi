@@ -479,7 +479,8 @@ def distinct(keys, offsets):
             if whole_numbers:
                 hash = mix64(<uint64_t>ints[i])
             else:
-                hash = hash_bytes(&data[ends[i]] if ends[i + 1] > ends[i] else &none, ends[i + 1] - ends[i])
+                # with its length: the filters' hash of b"" and b"\1" is one
+                hash = hash_bytes(&data[ends[i]] if ends[i + 1] > ends[i] else &none, ends[i + 1] - ends[i]) ^ mix64(ends[i + 1] - ends[i])
             hash |= <uint64_t>1 << 63  # 0 is a free place
             at = hash & (size - 1)
             while seen[at] != 0 and seen[at] != hash:
