@@ -7,8 +7,6 @@ A get answers a dict of the row here and bytes there. "open" is a database of te
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +27,6 @@ VALUE = bytes(range(100))
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     stores: list[Any]
     keys: list[bytes]
@@ -48,18 +45,15 @@ def setup(options: Options) -> State:
     raw = luck.integers(0, 256, (n, 16), np.uint8)
     keys = [bytes(k) for k in raw]
     order = [keys[i] for i in luck.permutation(n)]
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-point-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
     key_batches = [keys[i : i + BATCH] for i in range(0, n, BATCH)]
     tables = [_table(b) for b in key_batches]
     asked = [pa.array(order[i : i + BATCH], pa.binary()) for i in range(0, n, BATCH)]
-    many, rows = folder / "many.lsm", 10 * n
-    shutil.rmtree(many, ignore_errors=True)
+    many, rows = options.path / "many.lsm", 10 * n
     with lt.open(str(many), config=options.config.with_set("wal.sync=none")) as db:
         table = db.create_table("rows", SCHEMA)
         for i in range(0, rows, BATCH):
             table.upsert(_table([b"%016d" % k for k in range(i, i + BATCH)]))
-    return State(folder, options.folder is None, options.config, chosen(options.peers), keys, order, tables, asked, key_batches, many, rows)
+    return State(options.path, options.config, chosen(options.peers), keys, order, tables, asked, key_batches, many, rows)
 
 
 def _table(keys: list[bytes]) -> pa.Table:
@@ -149,7 +143,3 @@ def check(state: State, case: str, measures: dict[str, float]) -> None:
 def teardown(state: State) -> None:
     for store in state.open_stores.values():
         store.close()
-    for path in (state.many, *(state.folder / f"{s.who}.db" for s in state.stores)):
-        shutil.rmtree(path, ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

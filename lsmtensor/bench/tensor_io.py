@@ -14,7 +14,6 @@ import importlib.util
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ PEERS = ("safetensors", "tensorstore", "zarr")
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     arrays: dict[str, np.ndarray]
     grid: np.ndarray
@@ -60,12 +58,11 @@ def setup(options: Options) -> State:
     arrays = {f"layer{i:02d}/weight": np.roll(block, i, axis=0) for i in range(ARRAYS)}
     size = sum(a.nbytes for a in arrays.values())
     aligned = mmap.mmap(-1, PIECE)
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-tensor-io-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = options.path
     there = tuple(p for p in PEERS if importlib.util.find_spec(p) is not None and (options.peers is None or p in options.peers))
     grid = np.arange((5_000 if options.quick else 20_000) * 5_000, dtype=np.float32).reshape(-1, 5_000)
     state = State(
-        folder, options.folder is None, options.config, arrays, grid, sum(map(_sum, arrays.values())) % 2**64, size, there,
+        folder, options.config, arrays, grid, sum(map(_sum, arrays.values())) % 2**64, size, there,
         hashlib.sha256(block.data).hexdigest(), aligned,
     )  # fmt: skip
     _save_raw(state, direct=False)
@@ -290,9 +287,3 @@ def teardown(state: State) -> None:
         state.handle.close()
     for close in state.closers:
         close()
-    for name in ("dict.lsm", "grid.lsm", "grid.ts", "grid.zarr"):
-        shutil.rmtree(state.folder / name, ignore_errors=True)
-    for name in ("raw", "direct", "dict.safetensors"):
-        (state.folder / name).unlink(missing_ok=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

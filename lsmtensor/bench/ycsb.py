@@ -9,8 +9,6 @@ Latencies are of single calls; there is no queue, so none is left out.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +39,6 @@ MIXES: dict[str, dict[str, float]] = {
 @dataclass
 class State:
     folder: Path
-    own_folder: bool
     config: lt.RunConfig
     stores: list[Any]
     rows: int
@@ -50,11 +47,10 @@ class State:
 
 
 def setup(options: Options) -> State:
-    folder = Path(options.folder) if options.folder else Path(tempfile.mkdtemp(prefix="lsmtensor-ycsb-", dir="."))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = options.path
     rows, operations = (1000, 300) if options.quick else (100_000, 50_000)
     stores = chosen(options.peers) if options.config.wal.sync == "none" else [Ours]
-    return State(folder, options.folder is None, options.config, stores, rows, operations, options.seed)
+    return State(folder, options.config, stores, rows, operations, options.seed)
 
 
 def cases(state: State) -> dict[str, dict[str, Any]]:
@@ -135,10 +131,3 @@ def _operations(store: Any, plan: list[str], ranks: np.ndarray, rows: int, value
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:
     assert measures["wrong"] == 0, f"{case}: {measures['wrong']:.0f} rows were absent or wrong"
-
-
-def teardown(state: State) -> None:
-    for store in state.stores:
-        shutil.rmtree(state.folder / f"ycsb-{store.who}.db", ignore_errors=True)
-    if state.own_folder:
-        shutil.rmtree(state.folder, ignore_errors=True)

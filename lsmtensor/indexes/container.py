@@ -67,6 +67,19 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     env.sync_dir(os.path.dirname(name) or ".")
 
 
+def read(path: str | os.PathLike[str], name: str, version: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """`unpack` of the map of a file that holds an index of that name, of a format up to ``version``."""
+    from ..env.local import LocalEnv
+
+    where = os.fspath(path)
+    header, arrays = unpack(LocalEnv().open(where, kind="index").map(), where=where)
+    if header.get("name") != name or not isinstance(header.get("version"), int):
+        raise CorruptionError(f"the file holds an index named {header.get('name')!r}, not {name!r}", where, 0)
+    if header["version"] > version:
+        raise FormatVersionError(f"this index {name!r} has format {header['version']}; this lsmtensor reads up to {version}: upgrade it")
+    return header, arrays
+
+
 def unpack(data: Any, *, where: str = "", whole: bool = True, sums: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(header, arrays as views), every byte checked. O(bytes). `CorruptionError` names the place.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError, KeyNotFoundError, SchemaError
+from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, SchemaError
 from . import container
 from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
@@ -261,19 +261,12 @@ class SparseIndex:
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, kernel: str | None = None) -> SparseIndex:
         """An index that `save` wrote, over its map, every byte checked. `CorruptionError` for damage."""
-        from ..env.local import LocalEnv
-
-        name = os.fspath(path)
-        header, arrays = container.unpack(LocalEnv().open(name, kind="index").map(), where=name)
-        if header.get("name") != cls.name or not isinstance(header.get("version"), int):
-            raise CorruptionError(f"the file holds an index named {header.get('name')!r}, not a sparse one", path=name, offset=0)
-        if header["version"] > cls.version:
-            raise FormatVersionError(f"this sparse index has format {header['version']}; this lsmtensor reads up to {cls.version}: upgrade it")
+        header, arrays = container.read(path, cls.name, cls.version)
         try:
             made = cls(int(header["dim"]), kernel)
             made._restore(header, arrays)
         except (KeyError, TypeError, ValueError, IndexError, InvalidArgumentError) as why:
-            raise CorruptionError(f"the sections of a sparse index do not fit together ({why!r})", path=name, offset=0) from why
+            raise CorruptionError(f"the sections of a sparse index do not fit together ({why!r})", path=os.fspath(path), offset=0) from why
         return made
 
     def _restore(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import kernels
-from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError, SchemaError
+from ..errors import CorruptionError, InvalidArgumentError, SchemaError
 from ..registry import Spec
 from . import container
 from .analyze import Question, TextSpec
@@ -295,14 +295,7 @@ class TextIndex:
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, kernel: str | None = None) -> TextIndex:
         """An index that `save` wrote, over its map, every byte checked. `CorruptionError` for damage."""
-        from ..env.local import LocalEnv
-
-        name = os.fspath(path)
-        header, arrays = container.unpack(LocalEnv().open(name, kind="index").map(), where=name)
-        if header.get("name") != cls.name or not isinstance(header.get("version"), int):
-            raise CorruptionError(f"the file holds an index named {header.get('name')!r}, not one of texts", path=name, offset=0)
-        if header["version"] > cls.version:
-            raise FormatVersionError(f"this text index has format {header['version']}; this lsmtensor reads up to {cls.version}: upgrade it")
+        header, arrays = container.read(path, cls.name, cls.version)
         try:
             made = cls(Spec.parse(header["spec"]), kernel)
             whole, ids = TextLists.over(header, arrays, made.spec, made._kernels), arrays["ids"]
@@ -311,7 +304,7 @@ class TextIndex:
             made._parts = [whole] if len(ids) else []
             made._ids, made._alive, made._next_id, made._row_of = ids, np.ones(len(ids), np.uint8), int(header["next_id"]), None
         except (KeyError, TypeError, ValueError, InvalidArgumentError) as why:
-            raise CorruptionError(f"the sections of a text index do not fit together ({why!r})", path=name, offset=0) from why
+            raise CorruptionError(f"the sections of a text index do not fit together ({why!r})", path=os.fspath(path), offset=0) from why
         return made
 
     def stats(self) -> dict[str, Any]:

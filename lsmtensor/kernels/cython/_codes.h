@@ -262,10 +262,10 @@ static int code_choose(const char *name)
 {
     int widest = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
-    widest = graph_can_run("avx512") ? 2 : graph_can_run("avx2") ? 1 : 0;
+    widest = isa_can_run("avx512") ? 2 : isa_can_run("avx2") ? 1 : 0;
     if (widest == 2 && !__builtin_cpu_supports("avx512vnni")) widest = 1;
 #endif
-    if (name && !graph_can_run(name)) return 0;
+    if (name && !isa_can_run(name)) return 0;
     for (int i = 0; name && i <= widest; i++)
         if (!strcmp(name, code_tables[i].name)) widest = i;
     code_chosen = &code_tables[widest];

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include "_isa.h"
 
 #define GRAPH_NO_LINK 0xFFFFFFFFu
 #define GRAPH_MAX_DEGREE 512
@@ -112,28 +113,5 @@ static const graph_table graph_tables[] = {
 
 static const graph_table *graph_chosen = &graph_tables[0];
 
-static int graph_can_run(const char *name)
-{
-    if (!strcmp(name, "baseline")) return 1;
-#if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!strcmp(name, "avx2")) return avx2;
-    if (!strcmp(name, "avx512"))
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-#endif
-    return 0;
-}
-
-/* Choose by name, or without one the widest that this processor runs; 0 when it cannot. */
-static int graph_choose(const char *name)
-{
-    for (int i = (int)(sizeof graph_tables / sizeof *graph_tables) - 1; i >= 0; i--)
-        if ((!name || !strcmp(name, graph_tables[i].name)) && graph_can_run(graph_tables[i].name)) {
-            graph_chosen = &graph_tables[i];
-            return 1;
-        }
-    return 0;
-}
+ISA_CHOICE(graph_choose, graph_tables, graph_chosen)
 #endif

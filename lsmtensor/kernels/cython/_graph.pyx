@@ -32,7 +32,7 @@ cdef extern from "_graph.h" nogil:
                           graph_scratch *, int64_t *, float *) noexcept nogil
     const graph_table *graph_chosen
     int graph_choose(const char *)
-    int graph_can_run(const char *)
+    int isa_can_run(const char *)
 
 
 def set_isa(name):
@@ -48,7 +48,7 @@ def isa():
 
 
 def runnable():
-    return [n for n in ("baseline", "avx2", "avx512") if graph_can_run(n.encode())]
+    return [n for n in ("baseline", "avx2", "avx512") if isa_can_run(n.encode())]
 
 
 graph_choose(NULL)

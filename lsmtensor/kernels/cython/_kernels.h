@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include "_isa.h"
 #include "_keys.h"
 #include "_merge.h"
 
@@ -77,23 +78,4 @@ static const table_t tables[] = {
 
 static const table_t *chosen = &tables[0];
 
-static int can_run(const char *name)
-{
-    if (!strcmp(name, "baseline")) return 1;
-#ifdef HAS_X86
-    __builtin_cpu_init();
-    if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!strcmp(name, "avx512"))
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-#endif
-    return 0;
-}
-
-/* choose by name, or the last (widest) that this processor runs; 0 when it cannot */
-static int choose_isa(const char *name)
-{
-    for (int i = (int)(sizeof tables / sizeof *tables) - 1; i >= 0; i--)
-        if ((!name || !strcmp(name, tables[i].name)) && can_run(tables[i].name)) { chosen = &tables[i]; return 1; }
-    return 0;
-}
+ISA_CHOICE(choose_isa, tables, chosen)

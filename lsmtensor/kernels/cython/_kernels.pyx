@@ -18,7 +18,7 @@ cdef extern from "_kernels.h" nogil:
         void (*assign)(const float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t *, float *) noexcept nogil
     const table_t *chosen
     int choose_isa(const char *)
-    int can_run(const char *)
+    int isa_can_run(const char *)
     uint64_t mix64(uint64_t)
     uint64_t hash_bytes(const unsigned char *, long)
     long lower_int64(const long *, long, long)
@@ -50,7 +50,7 @@ def isa():
 
 
 def runnable():
-    return [n for n in ("baseline", "avx2", "avx512") if can_run(n.encode())]
+    return [n for n in ("baseline", "avx2", "avx512") if isa_can_run(n.encode())]
 
 
 cdef scratch(const float[:, ::1] queries, int64_t d):

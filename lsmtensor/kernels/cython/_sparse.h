@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "_isa.h"
 
 /* rows of a chunk: their numbers fit 16 bits, their bounds the second-level cache */
 #define SPARSE_CHUNK 65536
@@ -154,30 +155,7 @@ static const sparse_table sparse_tables[] = {
 
 static const sparse_table *sparse_chosen = &sparse_tables[0];
 
-static int sparse_can_run(const char *name)
-{
-    if (!strcmp(name, "baseline")) return 1;
-#if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!strcmp(name, "avx2")) return avx2;
-    if (!strcmp(name, "avx512"))
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-#endif
-    return 0;
-}
-
-/* Choose by name, or without one the widest that this processor runs; 0 when it cannot. */
-static int sparse_choose(const char *name)
-{
-    for (int i = (int)(sizeof sparse_tables / sizeof *sparse_tables) - 1; i >= 0; i--)
-        if ((!name || !strcmp(name, sparse_tables[i].name)) && sparse_can_run(sparse_tables[i].name)) {
-            sparse_chosen = &sparse_tables[i];
-            return 1;
-        }
-    return 0;
-}
+ISA_CHOICE(sparse_choose, sparse_tables, sparse_chosen)
 
 /* Rows to lists, weights to 255ths of the largest, rounded up. ``at`` (chunks, lists) is where the next posting of a list goes, or for one of every row
    minus one less the place of its first row in ``dense``. */

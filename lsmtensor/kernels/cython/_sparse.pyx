@@ -32,7 +32,7 @@ cdef extern from "_sparse.h" nogil:
                           int64_t *, float *) noexcept nogil
     const sparse_table *sparse_chosen
     int sparse_choose(const char *)
-    int sparse_can_run(const char *)
+    int isa_can_run(const char *)
     int sparse_reserve(sparse_scratch *, int64_t, int64_t)
     void sparse_free(sparse_scratch *)
     void sparse_fill(const int64_t *, const uint32_t *, const float *, const float *, int64_t, int64_t, int64_t *, uint16_t *, uint8_t *, uint8_t *)
@@ -51,7 +51,7 @@ def isa():
 
 
 def runnable():
-    return [n for n in ("baseline", "avx2", "avx512") if sparse_can_run(n.encode())]
+    return [n for n in ("baseline", "avx2", "avx512") if isa_can_run(n.encode())]
 
 
 sparse_choose(NULL)
