@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml setup.py $(wildcard lsmtensor/kernels/cython/*.pyx lsmtensor/kernels/cython/*.h lsmtensor/rows/*.px[iy])
+SOURCES := pyproject.toml setup.py $(wildcard lsmtensor/kernels/cython/*.pyx lsmtensor/kernels/cython/*.pxi lsmtensor/kernels/cython/*.h lsmtensor/rows/*.px[iy])
 
 help:
 	@sed -n 's/^# make/make/p' Makefile

@@ -26,7 +26,7 @@ def extensions() -> list[Extension]:
     sources = sorted(glob.glob("lsmtensor/kernels/cython/*.pyx") + ["lsmtensor/rows/_rows.pyx"])
     made = [
         Extension(
-            source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h"), include_dirs=[numpy.get_include()],
+            source[:-4].replace("/", "."), [source], depends=glob.glob("lsmtensor/kernels/cython/*.h") + glob.glob("lsmtensor/*/**/*.pxi", recursive=True), include_dirs=[numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
         )

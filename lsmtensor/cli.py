@@ -235,8 +235,8 @@ def kernels() -> None:
     if "cython" in there:
         from .kernels.cython_backend import compiled
 
-        runnable, own = compiled(), backends.choose("cython").isa
-        click.echo(f"         instruction sets that this processor runs: {', '.join(runnable)}; LSMTENSOR_ISA overrides ({own})")
+        sets = ", ".join(name if runs else f"{name} (not on this processor)" for name, runs in compiled().items())
+        click.echo(f"         instruction sets compiled: {sets}; chosen: {backends.choose('cython').isa.split()[-1]}, LSMTENSOR_ISA overrides")
     if "cupy" in there:
         from .kernels.cupy_backend import DEVICE
 

@@ -30,7 +30,7 @@ def runs():
         if backend == "cython":
             from lsmtensor.kernels.cython import _graph
 
-            yield from ((backend, isa) for isa in _graph.runnable())
+            yield from ((backend, isa) for isa, runs in _graph.compiled().items() if runs)
         else:
             yield backend, None
 

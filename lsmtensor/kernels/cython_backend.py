@@ -9,26 +9,9 @@ import os
 
 import numpy as np
 
-from .cython import _codes as _q
-from .cython import _graph as _g
-from .cython import _kernels as _c
-from .cython import _sparse as _s
+from .cython import _codes, _graph, _kernels, _links, _products, _sparse
 from .cython._checksum import crc32c_chunks
-from .cython._codes import (
-    code_estimates,
-    code_forest,
-    code_link,
-    code_net,
-    code_one,
-    code_ranges,
-    code_reverse,
-    code_scan,
-    code_search,
-    code_shrink,
-    pq_encode,
-    pq_net,
-    pq_ranges,
-)
+from .cython._codes import code_estimates, code_forest, code_net, code_one, code_ranges, code_scan, code_search
 from .cython._graph import graph_insert, graph_search
 from .cython._kernels import (
     assign,
@@ -45,28 +28,31 @@ from .cython._kernels import (
     search_bytes,
     search_int64,
 )
+from .cython._links import code_link, code_reverse, code_shrink
+from .cython._products import pq_encode, pq_net, pq_ranges
 from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
 from .cython._sparse import sparse_invert, sparse_net, sparse_search
 
-if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_c, _g, _q, _s)]):
-    raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {_c.runnable()}")
+
+def compiled() -> dict[str, bool]:
+    """{instruction set in this build: whether this processor runs it}, the widest last."""
+    sets: dict[str, bool] = _kernels.compiled()
+    return sets
+
+
+if not all([module.set_isa(os.environ.get("LSMTENSOR_ISA") or None) for module in (_codes, _graph, _kernels, _links, _products, _sparse)]):
+    raise ImportError(f"LSMTENSOR_ISA={os.environ['LSMTENSOR_ISA']!r} cannot run here; this processor runs {', '.join(n for n, runs in compiled().items() if runs)}")
 
 
 def isa() -> str:
-    return f"cython {_c.isa()}"
-
-
-def compiled() -> list[str]:
-    """The instruction sets compiled in that this processor runs."""
-    names: list[str] = _c.runnable()
-    return names
+    return f"cython {_kernels.isa()}"
 
 
 def topk(
     queries: np.ndarray, points: np.ndarray, k: int, metric: int, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     ids, distances = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.inf, np.float32)
-    _c.topk(queries, points, k, metric, mask, ids, distances)
+    _kernels.topk(queries, points, k, metric, mask, ids, distances)
     return ids, distances
 
 

@@ -256,11 +256,3 @@ static void ISA(assign)(const float *x, int64_t n, int64_t d, const float *turne
 }
 #undef ROWS
 #undef COLUMNS
-
-#undef VEC
-#undef IVEC
-#undef STEP_SQUARE
-#undef STEP_DOT
-#undef STEP_ABSOLUTE
-#undef STEP_UNEQUAL
-#undef FOUR_ROWS

@@ -1,50 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Walks and scans over quantized rows, compiled. Shapes are checked, the GIL is released, scratch is kept between calls."""
 
-from libc.stdint cimport int32_t, int64_t, int8_t, uint8_t, uint32_t, uint64_t
-from libc.math cimport INFINITY
-
 cimport numpy as np
-import numpy as np
 
-from lsmtensor.errors import InvalidArgumentError
 from lsmtensor.kernels import numpy_codes
 
+include "_codes.pxi"
+
 cdef extern from "_codes.h" nogil:
-    int CODE_MAX_DEGREE, CODE_ENTRIES, CODE_TOP, CODE_TRAIL, CODE_STARTS
-    ctypedef struct net_t "code_net":
-        const net_t *top
-        const uint32_t *rows
-        const uint8_t *codes
-        const int32_t *sums
-        const float *squares
-        const float *factors
-        uint32_t *links
-        const float *points
-        const float *scale
-        int64_t n, d, stride, width
-        int metric, bits
-        const uint8_t *planes
-        const float *offsets
-        const uint32_t *keys
-        const uint32_t *keyed
-        const uint32_t *begins
-        int64_t plane, tables, trees, probes, window, prefix, jump
-    ctypedef struct code_scratch:
-        uint64_t *seen
-        int64_t distances
-    ctypedef struct pq_net_t "pq_net":
-        net_t g
-        const float *books
-        const float *bias
-        const uint8_t *codes
-        int64_t m, width, count, pairs
     ctypedef struct code_table:
         const char *name
-        void (*link)(const net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *,
-                     code_scratch *) noexcept nogil
-        void (*reverse)(net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *) noexcept nogil
-        void (*shrink)(const net_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
         int64_t (*search)(const net_t *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
                           const uint32_t *, int64_t, code_scratch *, int64_t *, float *) noexcept nogil
         int64_t (*scan)(const net_t *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *, int64_t *,
@@ -52,143 +17,12 @@ cdef extern from "_codes.h" nogil:
         int64_t (*ranges)(const net_t *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                           const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
         void (*estimates)(const net_t *, const float *, const float *, float, const int64_t *, int64_t, code_scratch *, float *) noexcept nogil
-        void (*pq_encode)(const float *, int64_t, int64_t, const float *, const float *, int64_t, int64_t, int64_t, uint8_t *) noexcept nogil
-        int64_t (*pq_ranges)(const pq_net_t *, const float *, const float *, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
-                             const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
-    const code_table *code_chosen
-    int code_choose(const char *)
-    int code_reserve(code_scratch *, int64_t, int64_t, int64_t, int64_t)
-    void code_free(code_scratch *)
-    int code_finite(const float *, int64_t)
+    const code_table *chosen
+
+include "_isa.pxi"
 
 
-def set_isa(name):
-    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
-    if name is None:
-        return bool(code_choose(NULL))
-    cdef bytes text = name.encode()
-    return bool(code_choose(text))
-
-
-code_choose(NULL)
 np.import_array()
-
-
-cdef class Scratch:
-    """Buffers of one walk at a time; a call takes one from the shelf under the GIL and puts it back."""
-
-    cdef code_scratch s
-
-    def __dealloc__(self):
-        code_free(&self.s)
-
-
-cdef list shelf = []
-
-
-cdef table(int64_t rows, int64_t width):
-    """An empty uint32 table that begins with a cache line."""
-    room = np.empty(max(rows, 0) * width + 16, np.uint32)
-    cdef int64_t skip = (-(<int64_t>room.ctypes.data) & 63) // 4
-    return room[skip : skip + max(rows, 0) * width].reshape(max(rows, 0), width)
-
-
-cdef Scratch take(int64_t nodes, int64_t pool, int64_t found, int64_t values):
-    cdef Scratch scratch = shelf.pop() if shelf else Scratch()
-    if not code_reserve(&scratch.s, nodes, pool, found, values):
-        raise MemoryError(f"no memory for a walk over {nodes} rows")
-    return scratch
-
-
-cdef put_back(Scratch scratch):
-    if len(shelf) < 8:
-        shelf.append(scratch)
-
-
-cdef int building(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links) except -1:
-    g.n, g.stride, g.width, g.metric, g.bits = codes.shape[0], codes.shape[1], links.shape[1], metric, 8
-    g.top = NULL
-    if g.n == 0 or sums.shape[0] != g.n or sums.shape[1] != 2 or links.shape[0] < g.n:
-        raise InvalidArgumentError(f"{g.n} codes, {sums.shape[0]} sums, {links.shape[0]} rows of links")
-    if g.stride % 64 or g.stride == 0 or not 0 < g.width < CODE_MAX_DEGREE:
-        raise InvalidArgumentError(f"codes of {g.stride} bytes, {g.width} links a row; whole lines of 64, fewer than {CODE_MAX_DEGREE} links")
-    g.codes, g.sums, g.links = &codes[0, 0], &sums[0, 0], <uint32_t *>&links[0, 0]
-    return 0
-
-
-cdef int within(const int64_t[::1] nodes, int64_t n, int64_t degree, int64_t width) except -1:
-    cdef int64_t i
-    for i in range(nodes.shape[0]):
-        if not 0 <= nodes[i] < n:
-            raise InvalidArgumentError(f"row {nodes[i]} of {n}")
-    if not 0 < degree <= width:
-        raise InvalidArgumentError(f"{degree} links for rows of {width}")
-    return 0
-
-
-def code_link(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, const int64_t[::1] nodes,
-              const uint32_t[::1] starts, top, int64_t ef, int64_t degree, int64_t alpha):
-    cdef net_t g, above
-    cdef int64_t i
-    cdef const uint32_t[::1] rows
-    made = table(nodes.shape[0], degree)
-    if nodes.shape[0] == 0:
-        return made
-    building(&g, codes, sums, metric, links)
-    within(nodes, g.n, degree, g.width)
-    if top is not None:
-        building(&above, top[0], top[1], metric, top[2])
-        rows = top[3]
-        if rows.shape[0] != above.n or above.stride != g.stride:
-            raise InvalidArgumentError(f"{rows.shape[0]} rows and {above.n} codes of {above.stride} bytes above codes of {g.stride}")
-        for i in range(rows.shape[0]):
-            if rows[i] >= g.n:
-                raise InvalidArgumentError(f"row {rows[i]} of {g.n}")
-        g.top, g.rows = &above, &rows[0]
-    for i in range(starts.shape[0]):
-        if starts[i] >= g.n:
-            raise InvalidArgumentError(f"a walk from row {starts[i]} of {g.n}")
-    if (starts.shape[0] == 0 and top is None) or starts.shape[0] > CODE_ENTRIES or ef < 1:
-        raise InvalidArgumentError(f"{starts.shape[0]} rows to begin from, ef {ef}; give 1 to {CODE_ENTRIES}, or a graph above, and 1 or more")
-    cdef uint32_t[:, ::1] out = made
-    cdef const uint32_t *begin = &starts[0] if starts.shape[0] else NULL
-    cdef Scratch scratch = take(g.n, max(ef, CODE_TOP) + 1, ef + g.width + CODE_TRAIL + 2, 2 * g.stride)
-    with nogil:
-        code_chosen.link(&g, &nodes[0], nodes.shape[0], begin, starts.shape[0], ef, degree, alpha, &out[0, 0], &scratch.s)
-    put_back(scratch)
-    return made
-
-
-def code_reverse(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, uint32_t[:, ::1] links, const uint32_t[:, ::1] out,
-                 const int64_t[::1] nodes, int64_t alpha, int64_t part, int64_t parts):
-    cdef net_t g
-    if nodes.shape[0] == 0:
-        return
-    building(&g, codes, sums, metric, links)
-    within(nodes, g.n, out.shape[1], g.width)
-    if not 0 <= part < parts or out.shape[0] != nodes.shape[0]:
-        raise InvalidArgumentError(f"part {part} of {parts}, {out.shape[0]} rows of links for {nodes.shape[0]} rows")
-    cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
-    with nogil:
-        code_chosen.reverse(&g, &nodes[0], nodes.shape[0], &out[0, 0], out.shape[1], alpha, part, parts, &scratch.s)
-    put_back(scratch)
-
-
-def code_shrink(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links, int64_t start, int64_t stop,
-                int64_t degree, int64_t alpha):
-    cdef net_t g
-    made = table(stop - start, degree)
-    if stop <= start:
-        return made
-    building(&g, codes, sums, metric, links)
-    if start < 0 or stop > g.n or not 0 < degree <= g.width:
-        raise InvalidArgumentError(f"rows [{start}, {stop}) of {g.n}, {degree} of {g.width} links")
-    cdef uint32_t[:, ::1] out = made
-    cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
-    with nogil:
-        code_chosen.shrink(&g, start, stop, degree, alpha, &out[0, 0], &scratch.s)
-    put_back(scratch)
-    return made
 
 
 cdef class Forest:
@@ -314,7 +148,7 @@ def code_search(Net net not None, const float[:, ::1] queries, int64_t k, int64_
         for i in range(q):
             if own:
                 begin = &starts[i, 0]
-            hits = code_chosen.search(&net.g, &queries[i, 0], net.mean, net.step, k, ef, cap, depth, allowed, begin, own, &scratch.s, &ids[i, 0],
+            hits = chosen.search(&net.g, &queries[i, 0], net.mean, net.step, k, ef, cap, depth, allowed, begin, own, &scratch.s, &ids[i, 0],
                                       &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
@@ -339,7 +173,7 @@ def code_one(Net net not None, query, int64_t k, int64_t ef, int64_t depth):
     cdef float *far_at = <float *>np.PyArray_DATA(far)
     cdef Scratch scratch = take(net.g.n, max(ef, CODE_TOP) + 1, ef + k + 3, 2 * net.g.stride)
     with nogil:
-        hits = code_chosen.search(&net.g, x, net.mean, net.step, k, ef, ef, depth, NULL, NULL, 0, &scratch.s, id_at, far_at)
+        hits = chosen.search(&net.g, x, net.mean, net.step, k, ef, ef, depth, NULL, NULL, 0, &scratch.s, id_at, far_at)
     put_back(scratch)
     return (ids, far) if hits == k else None
 
@@ -362,27 +196,12 @@ def code_scan(Net net not None, const float[:, ::1] queries, int64_t k, int64_t 
     cdef Scratch scratch = take(0, depth + 1, k + 1, 2 * net.g.stride)
     with nogil:
         for i in range(q):
-            hits = code_chosen.scan(&net.g, &queries[i, 0], net.mean, net.step, k, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
+            hits = chosen.scan(&net.g, &queries[i, 0], net.mean, net.step, k, depth, allowed, &scratch.s, &ids[i, 0], &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
                 far[i, j] = INFINITY
     put_back(scratch)
     return id_array, far_array
-
-
-cdef int check_ranges(const float[:, ::1] queries, const int64_t[::1] order, const int64_t[:, :, ::1] ranges, int64_t k, int64_t depth,
-                      const uint8_t[::1] mask, int64_t n, int64_t d) except -1:
-    """Ranges of places lie within n rows of d dimensions, a pair for each place of each query."""
-    cdef int64_t i, j
-    if k < 0 or depth < k or ranges.shape[0] != queries.shape[0] or ranges.shape[2] != 2:
-        raise InvalidArgumentError(f"k {k}, depth {depth}, {ranges.shape[0]} x {ranges.shape[1]} ranges for {queries.shape[0]} queries; give k <= depth, pairs for each")
-    if queries.shape[1] != d or order.shape[0] != n or (mask is not None and mask.shape[0] != n):
-        raise InvalidArgumentError(f"queries have {queries.shape[1]} dimensions, rows {d}; an order and a mask have one entry a row")
-    for i in range(ranges.shape[0]):
-        for j in range(ranges.shape[1]):
-            if not 0 <= ranges[i, j, 0] <= ranges[i, j, 1] <= n:
-                raise InvalidArgumentError(f"a range from {ranges[i, j, 0]} to {ranges[i, j, 1]} of {n} places")
-    return 0
 
 
 def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1] order, const int64_t[:, :, ::1] ranges, int64_t k, int64_t depth,
@@ -403,7 +222,7 @@ def code_ranges(Net net not None, const float[:, ::1] queries, const int64_t[::1
         for i in range(q):
             hits = 0
             if count:
-                hits = code_chosen.ranges(&net.g, &queries[i, 0], net.mean, net.step, &order[0], &ranges[i, 0, 0], count, k, depth, allowed,
+                hits = chosen.ranges(&net.g, &queries[i, 0], net.mean, net.step, &order[0], &ranges[i, 0, 0], count, k, depth, allowed,
                                           &scratch.s, &ids[i, 0], &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
@@ -427,75 +246,6 @@ def code_estimates(Net net not None, const float[:, ::1] queries, const int64_t[
     cdef Scratch scratch = take(0, 1, 1, 2 * net.g.stride)
     with nogil:
         for i in range(q):
-            code_chosen.estimates(&net.g, &queries[i, 0], net.mean, net.step, &rows[i, 0], m, &scratch.s, &far[i, 0])
+            chosen.estimates(&net.g, &queries[i, 0], net.mean, net.step, &rows[i, 0], m, &scratch.s, &far[i, 0])
     put_back(scratch)
     return made
-
-
-def pq_encode(const float[:, ::1] x, const float[:, :, ::1] books):
-    cdef int64_t n = x.shape[0]
-    made = np.empty((n, books.shape[0]), np.uint8)
-    if books.shape[2] not in (16, 256) or books.shape[0] * books.shape[1] < x.shape[1] or books.shape[0] == 0:
-        raise InvalidArgumentError(f"{x.shape[1]} dimensions by {books.shape[0]} parts of {books.shape[1]} with {books.shape[2]} centroids")
-    if n == 0:
-        return made
-    cdef uint8_t[:, ::1] out = made
-    cdef const float[:, ::1] halves = np.einsum("msc,msc->mc", books, books) / np.float32(2)
-    with nogil:
-        code_chosen.pq_encode(&x[0, 0], n, x.shape[1], &books[0, 0, 0], &halves[0, 0], books.shape[0], books.shape[1], books.shape[2], &out[0, 0])
-    return made
-
-
-cdef class ProductNet:
-    """Product codes, checked once, as the loops take them."""
-
-    cdef pq_net_t p
-    cdef object kept
-
-    def __init__(self, const float[:, ::1] points, const float[::1] scale, int metric, const float[:, :, ::1] books, codes, const float[::1] bias):
-        cdef pq_net_t *p = &self.p
-        cdef const uint8_t[::1] flat = codes.reshape(-1)
-        p.g.n, p.g.d, p.g.metric = points.shape[0], points.shape[1], metric
-        p.m, p.width, p.count = books.shape[0], books.shape[1], books.shape[2]
-        p.pairs = (p.m + 3) // 4 * 2
-        blocks = (p.g.n + 31) // 32
-        wanted = (blocks, p.pairs, 32) if p.count == 16 else (32 * blocks, p.m)
-        if p.g.n == 0 or p.m == 0 or p.count not in (16, 256) or p.m * p.width < p.g.d or codes.shape != wanted:
-            raise InvalidArgumentError(f"codes {codes.shape} of {points.shape[0]} x {points.shape[1]} by {p.m} parts with {p.count} centroids; wanted {wanted}")
-        if scale.shape[0] != p.g.n or bias.shape[0] != 32 * blocks or not 0 <= metric <= 4 or p.m > 4096:
-            raise InvalidArgumentError(f"{scale.shape[0]} scales and {bias.shape[0]} biases for {p.g.n} rows, {p.m} parts; biases fill whole blocks of 32")
-        p.g.points, p.g.scale, p.books, p.bias, p.codes = &points[0, 0], &scale[0], &books[0, 0, 0], &bias[0], &flat[0]
-        self.kept = (points, scale, books, codes, bias)
-
-
-def pq_net(points, scale, metric, books, codes, bias):
-    return ProductNet(points, scale, metric, books, codes, bias)
-
-
-def pq_ranges(ProductNet net not None, const float[:, ::1] queries, const float[:, ::1] base, const int64_t[::1] order, const int64_t[:, :, ::1] ranges,
-              int64_t k, int64_t depth, const uint8_t[::1] mask):
-    cdef int64_t q = queries.shape[0], i, j, hits, count = ranges.shape[1]
-    cdef const uint8_t *allowed = NULL
-    cdef pq_net_t *p = &net.p
-    check_ranges(queries, order, ranges, k, depth, mask, p.g.n, p.g.d)
-    if base.shape[0] != q or base.shape[1] != count:
-        raise InvalidArgumentError(f"{base.shape[0]} x {base.shape[1]} bases for {q} x {count} ranges; give one for each")
-    id_array, far_array = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
-    if q == 0 or k == 0:
-        return id_array, far_array
-    if mask is not None:
-        allowed = &mask[0]
-    cdef int64_t[:, ::1] ids = id_array
-    cdef float[:, ::1] far = far_array
-    cdef Scratch scratch = take(0, depth + 1, k + 1, 2 * p.m * (p.count + 1) + 32 * p.pairs + 64)
-    with nogil:
-        for i in range(q):
-            hits = 0
-            if count:
-                hits = code_chosen.pq_ranges(p, &queries[i, 0], &base[i, 0], &order[0], &ranges[i, 0, 0], count, k, depth, allowed, &scratch.s,
-                                             &ids[i, 0], &far[i, 0])
-            for j in range(hits, k):
-                ids[i, j] = -1
-                far[i, j] = INFINITY
-    put_back(scratch)
-    return id_array, far_array

@@ -30,28 +30,10 @@ cdef extern from "_graph.h" nogil:
         void (*insert)(graph_net *, const uint8_t *, int64_t *, int64_t, int64_t, int64_t, graph_scratch *) noexcept nogil
         int64_t (*search)(const graph_net *, const float *, const int64_t *, int64_t, int64_t, int64_t, const uint8_t *,
                           graph_scratch *, int64_t *, float *) noexcept nogil
-    const graph_table *graph_chosen
-    int graph_choose(const char *)
-    int isa_can_run(const char *)
+    const graph_table *chosen
 
 
-def set_isa(name):
-    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
-    if name is None:
-        return bool(graph_choose(NULL))
-    cdef bytes text = name.encode()
-    return bool(graph_choose(text))
-
-
-def isa():
-    return (<bytes>graph_chosen.name).decode()
-
-
-def runnable():
-    return [n for n in ("baseline", "avx2", "avx512") if isa_can_run(n.encode())]
-
-
-graph_choose(NULL)
+include "_isa.pxi"
 
 
 cdef int fill(graph_net *g, const float[:, ::1] points, const float[::1] scale, int metric, const uint32_t[:, ::1] links,
@@ -88,7 +70,7 @@ def graph_insert(const float[:, ::1] points, const float[::1] scale, int metric,
     fill(&g, points, scale, metric, links, upper, upper_at)
     take(&s, g.n, ef + 1, max(g.degree, g.m) + 2)
     with nogil:
-        graph_chosen.insert(&g, &levels[0], &state[0], start, stop, ef, &s)
+        chosen.insert(&g, &levels[0], &state[0], start, stop, ef, &s)
     free(s.seen)
 
 
@@ -118,7 +100,7 @@ def graph_search(const float[:, ::1] queries, const float[:, ::1] points, const 
     take(&s, g.n, cap + 1, ef + 1)
     with nogil:
         for i in range(q):
-            hits = graph_chosen.search(&g, &queries[i, 0], &state[0], k, ef, cap, allowed, &s, &ids[i, 0], &far[i, 0])
+            hits = chosen.search(&g, &queries[i, 0], &state[0], k, ef, cap, allowed, &s, &ids[i, 0], &far[i, 0])
             for j in range(hits, k):
                 ids[i, j] = -1
                 far[i, j] = INFINITY

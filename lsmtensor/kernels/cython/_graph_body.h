@@ -215,10 +215,3 @@ static int64_t ISA(search)(const graph_net *g, const float *q, const int64_t *st
     }
     return n;
 }
-#undef VEC
-#undef IVEC
-#undef STEP_SQUARE
-#undef STEP_DOT
-#undef STEP_ABSOLUTE
-#undef STEP_UNEQUAL
-#undef FOUR_ROWS

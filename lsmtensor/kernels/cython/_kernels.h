@@ -1,8 +1,7 @@
-/* Compilations of _body.h for each instruction set, and a table of the one chosen at run time. */
+/* Distances, scans and blocks: _body.h compiled once per instruction set, chosen at run time. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#include "_isa.h"
 #include "_keys.h"
 #include "_merge.h"
 
@@ -30,32 +29,8 @@ static inline void nearest_add(nearest_list *list, float far, int64_t id)
     list->ids[low] = id;
 }
 
-#define LANES 4
-#define ISA(name) name##_base
-#include "_body.h"
-#undef ISA
-#undef LANES
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAS_X86 1
-#include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define LANES 8
-#define ISA(name) name##_avx2
-#include "_body.h"
-#undef ISA
-#undef LANES
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
-#define LANES 16
-#define ISA(name) name##_avx512
-#include "_body.h"
-#undef ISA
-#undef LANES
-#pragma GCC pop_options
-#endif
+#define BODY "_body.h"
+#include "_each_isa.h"
 
 typedef struct {
     const char *name;
@@ -68,14 +43,6 @@ typedef struct {
     void (*assign)(const float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t *, float *);
 } table_t;
 
-static const table_t tables[] = {
-    {"baseline", one_to_many_base, nearest_base, nearest_block_base, all_pairs_base, square_of_base, assign_base},
-#ifdef HAS_X86
-    {"avx2", one_to_many_avx2, nearest_avx2, nearest_block_avx2, all_pairs_avx2, square_of_avx2, assign_avx2},
-    {"avx512", one_to_many_avx512, nearest_avx512, nearest_block_avx512, all_pairs_avx512, square_of_avx512, assign_avx512},
-#endif
-};
-
-static const table_t *chosen = &tables[0];
-
-ISA_CHOICE(choose_isa, tables, chosen)
+#define ROW(name, set)                                                                                                 \
+    {name, one_to_many_##set, nearest_##set, nearest_block_##set, all_pairs_##set, square_of_##set, assign_##set}
+ISA_CHOICE(table_t, ROW)

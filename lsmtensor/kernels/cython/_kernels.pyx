@@ -17,8 +17,6 @@ cdef extern from "_kernels.h" nogil:
         float (*square_of)(const float *, int64_t) noexcept nogil
         void (*assign)(const float *, int64_t, int64_t, const float *, int64_t, const float *, int64_t *, float *) noexcept nogil
     const table_t *chosen
-    int choose_isa(const char *)
-    int isa_can_run(const char *)
     uint64_t mix64(uint64_t)
     uint64_t hash_bytes(const unsigned char *, long)
     long lower_int64(const long *, long, long)
@@ -36,21 +34,7 @@ cdef extern from "_kernels.h" nogil:
 cdef int BLOCK_FROM = 4
 
 
-def set_isa(name):
-    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
-    cdef bytes text
-    if name is None:
-        return bool(choose_isa(NULL))
-    text = name.encode()
-    return bool(choose_isa(text))
-
-
-def isa():
-    return (<bytes>chosen.name).decode()
-
-
-def runnable():
-    return [n for n in ("baseline", "avx2", "avx512") if isa_can_run(n.encode())]
+include "_isa.pxi"
 
 
 cdef scratch(const float[:, ::1] queries, int64_t d):

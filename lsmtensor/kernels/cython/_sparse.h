@@ -5,7 +5,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include "_isa.h"
 
 /* rows of a chunk: their numbers fit 16 bits, their bounds the second-level cache */
 #define SPARSE_CHUNK 65536
@@ -113,31 +112,8 @@ static void sparse_free(sparse_scratch *s)
     if (s) free(s->terms), free(s->by), free(s->factors), free(s->bounds), free(s->slots), free(s->pool), free(s);
 }
 
-#define LANES 4
-#define ISA(name) sparse_##name##_base
-#include "_sparse_body.h"
-#undef ISA
-#undef LANES
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define LANES 8
-#define ISA(name) sparse_##name##_avx2
-#include "_sparse_body.h"
-#undef ISA
-#undef LANES
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")
-#define LANES 16
-#define ISA(name) sparse_##name##_avx512
-#include "_sparse_body.h"
-#undef ISA
-#undef LANES
-#pragma GCC pop_options
-#endif
+#define BODY "_sparse_body.h"
+#include "_each_isa.h"
 
 typedef struct {
     const char *name;
@@ -145,17 +121,8 @@ typedef struct {
                       int64_t *, float *);
 } sparse_table;
 
-static const sparse_table sparse_tables[] = {
-    {"baseline", sparse_search_base},
-#if defined(__x86_64__) && defined(__GNUC__)
-    {"avx2", sparse_search_avx2},
-    {"avx512", sparse_search_avx512},
-#endif
-};
-
-static const sparse_table *sparse_chosen = &sparse_tables[0];
-
-ISA_CHOICE(sparse_choose, sparse_tables, sparse_chosen)
+#define ROW(name, set) {name, search_##set}
+ISA_CHOICE(sparse_table, ROW)
 
 /* Rows to lists, weights to 255ths of the largest, rounded up. ``at`` (chunks, lists) is where the next posting of a list goes, or for one of every row
    minus one less the place of its first row in ``dense``. */

@@ -30,31 +30,13 @@ cdef extern from "_sparse.h" nogil:
         const char *name
         int64_t (*search)(const net_t *, const uint32_t *, const float *, int64_t, int64_t, int64_t, int64_t, const uint8_t *, sparse_scratch *,
                           int64_t *, float *) noexcept nogil
-    const sparse_table *sparse_chosen
-    int sparse_choose(const char *)
-    int isa_can_run(const char *)
+    const sparse_table *chosen
     int sparse_reserve(sparse_scratch *, int64_t, int64_t)
     void sparse_free(sparse_scratch *)
     void sparse_fill(const int64_t *, const uint32_t *, const float *, const float *, int64_t, int64_t, int64_t *, uint16_t *, uint8_t *, uint8_t *)
 
 
-def set_isa(name):
-    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
-    if name is None:
-        return bool(sparse_choose(NULL))
-    cdef bytes text = name.encode()
-    return bool(sparse_choose(text))
-
-
-def isa():
-    return (<bytes>sparse_chosen.name).decode()
-
-
-def runnable():
-    return [n for n in ("baseline", "avx2", "avx512") if isa_can_run(n.encode())]
-
-
-sparse_choose(NULL)
+include "_isa.pxi"
 
 
 cdef class Scratch:
@@ -200,7 +182,7 @@ def sparse_search(Net net not None, const uint32_t[::1] terms, const float[::1] 
         if not sparse_reserve(room.s, m, depth):
             raise MemoryError(f"no memory for a search of {m} terms and {depth} rows")
         with nogil:
-            size = sparse_chosen.search(&net.g, &terms[0], &factors[0], m, k, cut, depth, allowed, room.s, &ids[0], &best[0])
+            size = chosen.search(&net.g, &terms[0], &factors[0], m, k, cut, depth, allowed, room.s, &ids[0], &best[0])
         if len(shelf) < 8:
             shelf.append(room)
     for i in range(size, k):

@@ -250,6 +250,4 @@ static int64_t ISA(search)(const sparse_net *g, const uint32_t *terms, const flo
     }
     return size;
 }
-
-#undef VEC
 #undef WIDE

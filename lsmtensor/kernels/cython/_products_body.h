@@ -1,7 +1,9 @@
-/* Product codes for one instruction set; included after _codes_body.h, whose pools and exact look it uses.
+/* Product codes for one instruction set.
 
    Four bits (Andre et al., PVLDB 2015): 32 rows are a block, of which each pair of parts is 32 bytes, one a row, low half the even part. The
    query's table of a part, 16 values of 7 bits or less, lies in a register: one shuffle looks up 16 to 64 rows. */
+
+#include "_pool_body.h"
 
 /* The nearest centroid of each part: by half its square, in ``halves`` (m, count), less its product with the part. Four rows at once share each
    look at a centroid; the rows of a block share a part's centroids while these are near. */
@@ -64,7 +66,7 @@ static void ISA(pq_tables)(const pq_net *p, const float *x, float inverse, float
 
 static inline void ISA(pq_extremes)(const float *t, float *low, float *high)
 {
-#if CODE_ISA == CODE_ISA_VNNI
+#if ISA_LEVEL == 2
     __m512 v = _mm512_loadu_ps(t);
     *low = _mm512_reduce_min_ps(v), *high = _mm512_reduce_max_ps(v);
 #else
@@ -107,7 +109,7 @@ static float ISA(pq_round)(const pq_net *p, const float *table, float *low, uint
 /* The sums of a block's 32 rows. */
 static inline void ISA(pq_block)(const uint8_t *code, const uint8_t *even, const uint8_t *odd, int64_t pairs, uint16_t *out)
 {
-#if CODE_ISA == CODE_ISA_VNNI
+#if ISA_LEVEL == 2
     const __m512i low = _mm512_set1_epi8(15), byte = _mm512_set1_epi16(255);
     __m512i a = _mm512_setzero_si512(), b = a;
     for (int64_t i = 0; i < 32 * pairs; i += 64) {
@@ -122,7 +124,7 @@ static inline void ISA(pq_block)(const uint8_t *code, const uint8_t *even, const
     __m256i first = _mm256_unpacklo_epi16(e, o), second = _mm256_unpackhi_epi16(e, o);
     _mm256_storeu_si256((__m256i *)out, _mm256_permute2x128_si256(first, second, 0x20));
     _mm256_storeu_si256((__m256i *)(out + 16), _mm256_permute2x128_si256(first, second, 0x31));
-#elif CODE_ISA == CODE_ISA_AVX2
+#elif ISA_LEVEL == 1
     const __m256i low = _mm256_set1_epi8(15), byte = _mm256_set1_epi16(255);
     __m256i a = _mm256_setzero_si256(), b = a;
     for (int64_t i = 0; i < 32 * pairs; i += 32) {
@@ -148,7 +150,7 @@ static inline void ISA(pq_block)(const uint8_t *code, const uint8_t *even, const
 /* Estimates of a block's rows; a bit for each that is not beyond ``worst``. */
 static inline uint32_t ISA(pq_near)(const uint16_t *sums, const float *bias, float offset, float step, float worst, float *est)
 {
-#if CODE_ISA == CODE_ISA_VNNI
+#if ISA_LEVEL == 2
     uint32_t near = 0;
     for (int h = 0; h < 2; h++) {
         __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(sums + 16 * h))));
