@@ -45,10 +45,14 @@ static inline void ISA(weigh)(const code_net *g, const code_query *q, int estima
 /* A row of 8-bit codes as the query. */
 static inline void ISA(as_query)(const code_net *g, int64_t node, code_query *q)
 {
-    const uint8_t *row = g->codes + node * g->stride;
+    const int64_t stride = g->stride;
+    /* said to be apart, or bytes go one by one: a fifth of a build */
+    const uint8_t *restrict row = g->codes + node * stride;
+    int8_t *restrict values = q->values;
     q->bytes = (uint8_t *)row;
     if (g->metric >= 3) return;
-    for (int64_t i = 0; i < g->stride; i++) q->values[i] = (int8_t)(row[i] ^ 0x80);
+    for (int64_t i = 0; i < stride; i += LINE)
+        for (int64_t j = i; j < i + LINE; j++) values[j] = (int8_t)(row[j] ^ 0x80);
     q->square = g->sums[2 * node], q->sum = g->sums[2 * node + 1];
 }
 
