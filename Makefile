@@ -2,7 +2,7 @@
 # make bench  the ingest and search benchmarks      make test-all  the slow tests too
 # make reliability  faults by the thousand, and docs/reliability.md written from what came of them (20 min)
 # make asv    the suite of asv_bench/ once, on what is installed
-# make peers  us beside other libraries, into docs/peers.md, within MINUTES=36 (QUICK=--quick: a glance; SETS='…' other vectors)
+# make peers  us beside other libraries, into docs/peers.md, within MINUTES=36 (QUICK=--quick: a glance; DATA=folder of the full set)
 # make scale  curves over 10 thousand to a million rows, into docs/scale.md (15 min)
 PYTHON ?= python3
 BIN := .venv/bin
@@ -52,14 +52,11 @@ bench: .venv/dev
 asv: .venv/dev
 	cd asv_bench && ../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv run --quick -E existing --launch-method forkserver
 
-# the bundled data with all kinds of peers, then vectors alone over larger sets; each within a third of the time
-SETS ?= clustered(rows=200000,dim=128,clusters=2000)
 MINUTES ?= 36
 peers: .venv/dev
-	$(PIP) '.[peers]' || echo 'some peers do not install here; they are left out'
-	$(BIN)/lsmtensor bench peers $(QUICK) --minutes $$(($(MINUTES) / 3)) --out runs
-	$(if $(QUICK),,for set in $(foreach set,$(SETS),'$(set)'); do $(BIN)/lsmtensor bench peers --only '^dense' --data "$$set" --rounds 3 --minutes $$(($(MINUTES) / 3)) --out runs || exit 1; done)
-	$(BIN)/python -m lsmtensor.bench.peers.page runs/peers.jsonl docs/peers.md
+	$(PIP) '.[peers]' || $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' \
+		| while read -r peer; do $(PIP) "$$peer" || echo "$$peer does not install here: left out"; done
+	$(BIN)/python -m lsmtensor.bench.peers $(QUICK) $(if $(DATA),--data '$(DATA)') --minutes $(MINUTES) docs/peers.md
 
 scale: .venv/dev
 	$(BIN)/lsmtensor bench scale --rounds 1 --warmup 0 --out runs

@@ -12,17 +12,23 @@ import json
 import math
 import tomllib
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, get_type_hints
 
 from .errors import InvalidArgumentError, UnknownNameError
 from .registry import near
 
 
+@cache
+def _hints(group: type) -> dict[str, Any]:
+    return get_type_hints(group)
+
+
 class _Group:
     """Settings are checked when made, whoever makes them; a whole number for a float becomes one, so that equals hash alike."""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
+        for name, kind in _hints(type(self)).items():
             value = getattr(self, name)
             object.__setattr__(self, name, _check(value, kind, name))
 
@@ -168,7 +174,7 @@ class RunConfig(_Group):
 def _build(cls: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise InvalidArgumentError(f"setting {where or 'config'} is {values!r}; wanted a group of settings")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     made: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{where}.{name}" if where else name

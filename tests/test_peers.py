@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import lsmtensor as lt
@@ -36,7 +37,16 @@ def test_a_peer_does_its_job(made, tmp_path, monkeypatch):
             peer.put(keys, [b"x" * i for i in range(40)])
             peer.put(keys[:1], [b"again"])
             assert peer.get(keys[0]) == b"again" and peer.get(keys[39]) == b"x" * 39 and peer.get(b"?" * 16) is None
-            assert peer.scan() == 5 + sum(range(40))
+            assert peer.scan() == 5 + sum(range(40)) == sum(map(len, peer.values()))
+        elif isinstance(peer, peers.Tables):
+            rows = rng.random((600, 8), np.float32)
+            batches = [
+                pa.record_batch({"id": np.arange(at, at + 200), "vector": pa.FixedSizeListArray.from_arrays(pa.array(rows[at : at + 200].reshape(-1)), 8)})
+                for at in range(0, 600, 200)
+            ]
+            peer.write(tmp_path, batches)
+            assert np.array_equal(peer.row(tmp_path, 417), rows[417])
+            assert np.array_equal(np.concatenate([part.reshape(-1, 8) for part in peer.read(tmp_path)]), rows)
         else:
             arrays = {"a": rng.random((600, 700), np.float32), "b": rng.random((3, 4), np.float32)}
             peer.save(tmp_path, arrays)
@@ -75,6 +85,8 @@ def test_the_workload_and_its_page(tmp_path, monkeypatch):
     assert any(name.startswith("keys, get/s") for name in result.ratios)
     text = page.renew("# Page\n\n<!-- figures: make peers -->\nold\n<!-- end of figures -->\n\nafter\n", page.figures(result.records))
     assert "old" not in text and text.endswith("after\n") and "| SQLite |" in text and "| lsmtensor hnsw |" in text
+    other = {"workload": "sparse", "case": "words: us", "who": "lsmtensor", "started": "1", "rounds": 1, "dataset": {"name": "few"}, "summary": {"queries/s": {"median": 7.0}}}
+    assert "| words: us | 7 |" in page.figures([*result.records, other])
     assert page.renew(text, "x").count("<!-- figures: make peers -->") == 1
 
 

@@ -88,7 +88,8 @@ def test_a_file(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 500, f"{name} has {len(lines)} lines; 500 at most: split it by what changes together"
     for imported, line, top, typing in imports(path):
-        assert imported.split(".")[0] not in ("pickle", "dill", "cloudpickle"), f"{name}:{line}: no pickle in the package"
+        # what is measured beside us may be a pickle; nothing of ours is
+        assert name.parts[1:3] == ("bench", "peers") or imported.split(".")[0] not in ("pickle", "dill", "cloudpickle"), f"{name}:{line}: no pickle in the package"
         # a backend is loaded when it is chosen, the laboratory when a command asks for it
         if top and not typing and room_of(path) not in ("bench", "cli") and path.name.split("_")[0] not in ("numba", "cupy"):
             heavy = [h for h in HEAVY if imported == h or imported.startswith(h + ".")]

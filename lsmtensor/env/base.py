@@ -122,8 +122,8 @@ class Env(Protocol):
         """Another name of a finished file; where the two folders cannot share one, a synced copy."""
         ...
 
-    def lock(self, path: str, note: str = "") -> Lock:
-        """Exclusive; `LockedError` while another process (or handle) holds it."""
+    def lock(self, path: str, note: str | None = "") -> Lock:
+        """Exclusive; `LockedError` while another process (or handle) holds it. The holder and its note are written there; of None, nothing is."""
         ...
 
 

@@ -398,7 +398,7 @@ class LocalEnv:
             finally:
                 os.close(fd)
 
-    def lock(self, path: str, note: str = "") -> LocalLock:
+    def lock(self, path: str, note: str | None = "") -> LocalLock:
         with _said("opening", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -407,7 +407,8 @@ class LocalEnv:
             holder = os.pread(fd, 64, 0).decode("ascii", "replace").partition("\n")[0] or "another process"
             os.close(fd)
             raise LockedError(f"{path} is locked by {holder}; one writer at a time: close it there, or open with mode='r'") from why
-        with _said("writing to", path):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"process {os.getpid()}\n{note}".encode(), 0)
+        if note is not None:
+            with _said("writing to", path):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"process {os.getpid()}\n{note}".encode(), 0)
         return LocalLock(fd)

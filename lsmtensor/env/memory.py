@@ -254,7 +254,7 @@ class MemoryEnv:
                 _rename(self.durable, step)
             self.pending = [s for s, mine in zip(self.pending, ours, strict=True) if not mine]
 
-    def lock(self, path: str, note: str = "") -> _Lock:
+    def lock(self, path: str, note: str | None = "") -> _Lock:
         if path in self.locks:
             raise LockedError(f"{path} is locked by another handle of this process; close it first, or open with mode='r'")
         self.locks.add(path)

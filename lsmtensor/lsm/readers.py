@@ -1,7 +1,8 @@
-"""Readers in other processes say that they are there: a flocked ``readers/PID-N`` that names the version they read.
+"""Readers in other processes say that they are there: a flocked ``readers/PID-N-VERSION``, without the version while they open.
 
-The kernel drops the lock with the process, so a dead reader's file is told by its lock. A reader that cannot write there (a
-read-only mount) holds every file of its layout open instead, which it does anyway: an unlinked file lives while it is open.
+The file is empty: the last ``close`` of one with bytes, unlinked before they reached the disk, waits some 4 ms for ext4. The kernel drops the lock
+with the process, so a dead reader's file is told by its lock. A reader that cannot write there (a read-only mount) holds every file of its layout
+open instead, which it does anyway: an unlinked file lives while it is open.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ _LEFT: weakref.WeakKeyDictionary[Env, dict[str, list[str]]] = weakref.WeakKeyDic
 def register(env: Env, path: str, version: int | None) -> tuple[str, Lock] | None:
     """(file, its lock), or None where the folder cannot be written. Version None: it is being opened, and files that the layout does not
     name any more stay until it is."""
-    name = f"{path}/readers/{os.getpid()}-{next(_NUMBERS)}"
+    told = "" if version is None else f"-{version}"
+    name = f"{path}/readers/{os.getpid()}-{next(_NUMBERS)}{told}"
     try:
-        return name, env.lock(name, note="opening" if version is None else str(version))
+        return name, env.lock(name, None)
     except LsmTensorError:
         return None
 
@@ -52,25 +54,17 @@ def discard(env: Env, path: str, file: str) -> None:
 
 def listed(env: Env, path: str) -> list[dict[str, Any]]:
     """Living readers: ``name`` (PID-N) and ``version``. Files of dead ones are removed where that can be done."""
-    found = []
+    found: list[dict[str, Any]] = []
     for name in env.listdir(f"{path}/readers"):
         file = f"{path}/readers/{name}"
         try:
-            lock = env.lock(file)
-        except LockedError as why:
-            found.append({"name": name, "version": _version(env, file), "why": str(why)})
+            lock = env.lock(file, None)
+        except LockedError:
+            parts = name.split("-")
+            found.append({"name": "-".join(parts[:2]), "version": int(parts[2]) if parts[2:] and parts[2].isdigit() else None})
         except LsmTensorError:
             continue
         else:
             env.unlink(file)
             lock.close()
-    return [{"name": f["name"], "version": f["version"]} for f in found]
-
-
-def _version(env: Env, file: str) -> int | None:
-    try:
-        reader = env.open(file, kind="pin")
-        lines = reader.pread(0, min(reader.size, 100)).decode("ascii", "replace").split("\n")
-        return int(lines[1]) if len(lines) > 1 and lines[1].isdigit() else None
-    except (LsmTensorError, OSError):
-        return None  # gone since
+    return found

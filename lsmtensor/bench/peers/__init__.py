@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Arrays, Dense, Keys, Peer, Words, absent, choose
+from .base import Arrays, Dense, Keys, Peer, Tables, Words, absent, choose
 from .workload import cases, check, dataset, ratios, run, setup, teardown
 
-__all__ = ["Arrays", "Dense", "Keys", "Peer", "Words", "absent", "cases", "check", "choose", "dataset", "ratios", "run", "setup", "teardown"]
+__all__ = ["Arrays", "Dense", "Keys", "Peer", "Tables", "Words", "absent", "cases", "check", "choose", "dataset", "ratios", "run", "setup", "teardown"]

@@ -1,6 +1,6 @@
 """What a peer is: a class for what it is good at, in a file of this folder, that imports its library when it is made.
 
-Add a file with a subclass of `Dense`, `Words`, `Keys` or `Arrays`, its ``name`` and the module that it ``needs``; it is found by itself.
+Add a file with a subclass of `Dense`, `Words`, `Keys`, `Tables` or `Arrays`, its ``name`` and the module that it ``needs``; it is found by itself.
 All of it runs on one thread. What "durable" means is said beside each method: a peer that syncs less says so in ``promise``.
 """
 
@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from ...errors import UnavailableError, UnknownNameError
 from ...registry import near
@@ -82,8 +85,77 @@ class Keys(Peer):
     def get(self, key: bytes) -> bytes | None: ...
 
     @abstractmethod
+    def values(self) -> Iterator[bytes]:
+        """Every value, by key."""
+
     def scan(self) -> int:
         """How many bytes all values have together, every value looked at."""
+        return sum(map(len, self.values()))
+
+
+class Tables(Peer):
+    """Rows of an int64 ``id``, ascending from 0, and a float32 ``vector`` (d,), in a folder."""
+
+    kind = "tables"
+
+    @abstractmethod
+    def write(self, folder: Path, batches: list[pa.RecordBatch]) -> None:
+        """Each batch durable before the next is begun."""
+
+    @abstractmethod
+    def row(self, folder: Path, id: int) -> np.ndarray:
+        """A vector by its id, from a fresh handle."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> Iterator[np.ndarray]:
+        """Arrays of float32 that together hold every vector, from a fresh handle."""
+
+
+class KeyedTables(Tables):
+    """A table kept in a store of keys: the id, big-endian, and the bytes of the vector."""
+
+    store: ClassVar[type[Keys]]
+
+    def write(self, folder: Path, batches: list[pa.RecordBatch]) -> None:
+        store = self._open(folder)
+        for batch in batches:
+            store.put([_key(i) for i in batch.column("id").to_pylist()], [row.tobytes() for row in matrix(batch.column("vector"))])
+        store.close()
+
+    def row(self, folder: Path, id: int) -> np.ndarray:
+        store = self._open(folder)
+        found = np.frombuffer(store.get(_key(id)) or b"", np.float32)
+        store.close()
+        return found
+
+    def read(self, folder: Path) -> Iterator[np.ndarray]:
+        store = self._open(folder)
+        yield from (np.frombuffer(value, np.float32) for value in store.values())
+        store.close()
+
+    def _open(self, folder: Path) -> Keys:
+        store = self.store()
+        store.open(folder)
+        return store
+
+
+def _key(id: int) -> bytes:
+    return id.to_bytes(16, "big")
+
+
+def matrix(column: pa.Array) -> np.ndarray:
+    """float32 (n, d) of a column of fixed-size lists, no copy."""
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
+
+
+def synced(folder: Path) -> None:
+    """All files of a folder, and the folder, to the disk, for libraries that do not ask for it themselves."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 class Arrays(Peer):
@@ -104,7 +176,7 @@ class Arrays(Peer):
         """A box of one array, from a fresh handle."""
 
 
-KINDS: dict[str, type[Peer]] = {c.kind: c for c in (Dense, Words, Keys, Arrays)}
+KINDS: dict[str, type[Peer]] = {c.kind: c for c in (Dense, Words, Keys, Tables, Arrays)}
 
 
 def every(kind: str) -> dict[str, type[Any]]:
@@ -112,7 +184,7 @@ def every(kind: str) -> dict[str, type[Any]]:
     package = importlib.import_module(__package__)
     found: dict[str, type[Any]] = {}
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name in ("base", "workload", "page"):
+        if module.name in ("__main__", "base", "workload", "page"):
             continue
         for _, made in inspect.getmembers(importlib.import_module(f"{__package__}.{module.name}"), inspect.isclass):
             if issubclass(made, KINDS[kind]) and not inspect.isabstract(made) and hasattr(made, "name"):

@@ -18,7 +18,7 @@ class _Faiss(Dense):
 
         faiss.omp_set_num_threads(1)
         rows = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30) if metric == "cosine" else points
-        self.index: Any = faiss.index_factory(points.shape[1], self.factory.format(m=points.shape[1] // 4), faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+        self.index: Any = faiss.index_factory(points.shape[1], self.factory.format(m=points.shape[1] // 4, cells=2 ** round(np.log2(len(points)) / 2)), faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
         if hasattr(self.index, "hnsw"):
             self.index.hnsw.efConstruction = 200
         self.index.train(rows)
@@ -49,5 +49,5 @@ class FaissHnsw(_Faiss):
 
 
 class FaissCells(_Faiss):
-    name, factory = "faiss IVF64,PQx4fs,Refine", "IVF64,PQ{m}x4fs,RFlat"
+    name, factory = "faiss IVF,PQx4fs,Refine", "IVF{cells},PQ{m}x4fs,RFlat"
     settings: ClassVar[tuple[Setting, ...]] = ({"nprobe": 2}, {"nprobe": 4}, {"nprobe": 8}, {"nprobe": 16}, {"nprobe": 32})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from .base import Dense, Setting
+from .base import Dense, Setting, Tables, matrix, synced
 
 
 class Lance(Dense):
@@ -34,3 +35,25 @@ class Lance(Dense):
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class LanceRows(Tables):
+    name, needs, promise = "Lance", "lance", "no sync of its own"
+
+    def write(self, folder: Path, batches: list[pa.RecordBatch]) -> None:
+        import lance
+
+        for number, batch in enumerate(batches):
+            lance.write_dataset(pa.Table.from_batches([batch]), str(folder / "x.lance"), mode="append" if number else "create")
+            synced(folder)
+
+    def row(self, folder: Path, id: int) -> np.ndarray:
+        import lance
+
+        return matrix(lance.dataset(str(folder / "x.lance")).to_table(columns=["vector"], filter=f"id = {id}").column("vector").combine_chunks())[0]
+
+    def read(self, folder: Path) -> Iterator[np.ndarray]:
+        import lance
+
+        for batch in lance.dataset(str(folder / "x.lance")).to_batches(columns=["vector"]):
+            yield matrix(batch.column("vector"))

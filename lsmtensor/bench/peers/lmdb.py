@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from .base import Keys
+from .base import KeyedTables, Keys
 
 
 class Lmdb(Keys):
@@ -25,9 +26,13 @@ class Lmdb(Keys):
             found: bytes | None = txn.get(key)
             return found
 
-    def scan(self) -> int:
+    def values(self) -> Iterator[bytes]:
         with self.env.begin() as txn:
-            return sum(len(value) for _, value in txn.cursor())
+            yield from txn.cursor().iternext(keys=False)
 
     def close(self) -> None:
         self.env.close()
+
+
+class LmdbRows(KeyedTables):
+    name, needs, store = "LMDB", "lmdb", Lmdb

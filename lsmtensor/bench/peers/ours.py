@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import lsmtensor as lt
 
 from ... import indexes
-from .base import Arrays, Dense, Keys, Setting, Words
+from .base import Arrays, Dense, Keys, Setting, Tables, Words, matrix
 
 
 class _Index(Dense):
@@ -53,17 +54,46 @@ class Table(Keys):
         self.table = self.db.create_table("t", lt.Schema([lt.Column("k", pa.binary()), lt.Column("v", pa.binary())], primary_key="k"))
 
     def put(self, keys: list[bytes], values: list[bytes]) -> None:
-        self.table.upsert({"k": keys, "v": values})
+        if len(keys) == 1:
+            self.table.put(keys[0], {"v": values[0]})
+        else:
+            self.table.upsert({"k": keys, "v": values})
 
     def get(self, key: bytes) -> bytes | None:
         row = self.table.get(key)
         return None if row is None else row["v"]
+
+    def values(self) -> Iterator[bytes]:
+        for batch in self.table.scan(columns=["v"]):
+            yield from batch.column("v").to_pylist()
 
     def scan(self) -> int:
         return sum(pc.sum(pc.binary_length(batch.column("v"))).as_py() for batch in self.table.scan(columns=["v"]))
 
     def close(self) -> None:
         self.db.close()
+
+
+class Rows(Tables):
+    name, needs = "lsmtensor", "lsmtensor"
+
+    def write(self, folder: Path, batches: list[pa.RecordBatch]) -> None:
+        dim = batches[0].column("vector").type.list_size
+        schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("vector", lt.tensor("float32", (dim,)))], primary_key="id")
+        with lt.open(str(folder / "x.lsm")) as db:
+            table = db.create_table("rows", schema)
+            for batch in batches:
+                table.insert(batch)
+
+    def row(self, folder: Path, id: int) -> np.ndarray:
+        with lt.open(str(folder / "x.lsm"), mode="r") as db:
+            found = db["rows"].get(id)
+            return np.empty(0) if found is None else found["vector"]
+
+    def read(self, folder: Path) -> Iterator[np.ndarray]:
+        with lt.open(str(folder / "x.lsm"), mode="r") as db:
+            for batch in db["rows"].scan(columns=["vector"]):
+                yield matrix(getattr(batch.column("vector"), "storage", batch.column("vector")))
 
 
 class Text(Words):

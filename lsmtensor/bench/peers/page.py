@@ -11,10 +11,26 @@ from .base import absent
 
 FIGURES = re.compile(r"(<!-- figures: [^>]* -->).*?(<!-- end of figures -->)", re.DOTALL)
 RECALLS = (0.90, 0.95, 0.99)
+KINDS = {
+    "keys": "## Small rows: 16-byte keys, 100-byte values",
+    "tables": "## Rows of an id and 768 float32, in ten batches",
+    "arrays": "## Large arrays",
+}
+OTHERS = {
+    "filter": ("## Nearest vectors under filters that 0.1, 1, 10 and 50% of the rows match", ("qps", "recall@10")),
+    "sparse": ("## Texts (BM25) and sparse vectors, top 10, one query at a time", ("queries/s", "recall@10")),
+    "quant": ("## Codes, every row scanned", ("bytes of float32", "recall@10", "recall@10, 100 reranked", "train s", "coded rows/s", "scanned M codes/s")),
+    "ingest": ("## Durable ingest, open and scan of 768 float32 a row, beside what disk and memory take", ("GB/s", "ms")),
+    "point": ("## Small rows that are handed to the operating system and not synced", ("per second", "ms", "ms with first get")),
+    "tensor-io": ("## A dict of large arrays, and slices", ("GB/s", "per second")),
+}
+"""Other workloads with peers: the head of their table, and the measures that it shows."""
 
 
-def figures(records: Iterable[dict[str, Any]]) -> str:
-    """Markdown tables of ``bench peers``: the newest run over each data set for the nearest vectors, the newest of all for the rest."""
+def figures(found: Iterable[dict[str, Any]]) -> str:
+    """Markdown tables of ``bench peers``: the newest run over each data set for the nearest vectors, the newest of all for the rest; and of the
+    other workloads that have peers, as far as there are records of them."""
+    records = list(found)
     newest: dict[str, list[dict[str, Any]]] = {}
     for r in (r for r in records if r["workload"] == "peers"):
         name = r["dataset"]["name"]
@@ -28,17 +44,15 @@ def figures(records: Iterable[dict[str, Any]]) -> str:
             metric = about.get("metric", "cosine")
             parts += [f"## Nearest vectors: {about['name']}, {about['rows']:,} x {about['dim']}, {metric}, top 10, one query at a time", _dense(dense)]
     last = list(newest.values())[-1]
-    of = {kind: next((k for mine in reversed(newest.values()) if (k := [r for r in mine if r.get("kind") == kind])), []) for kind in ("words", "keys", "arrays")}
-    if of["words"]:
-        parts += ["## Best texts: BM25 over the packages' descriptions, top 10", _plain(of["words"], ("build_seconds", "same as ours"))]
-    if of["keys"]:
-        parts += ["## Small rows: 16-byte keys, 100-byte values", _plain(of["keys"], ("promise",))]
-    if of["arrays"]:
-        parts += ["## Large arrays", _plain(of["arrays"], ("promise",))]
-    ratios = [r for mine in newest.values() for r in mine if r["who"] == "ratio"]
+    for kind, head in KINDS.items():
+        if shown := next((k for mine in reversed(newest.values()) if (k := [r for r in mine if r.get("kind") == kind])), []):
+            parts += [head, _plain(shown, ("promise",))]
+    ratios = [(r, r["dataset"]["name"]) for mine in newest.values() for r in mine if r["who"] == "ratio"]
     if ratios:
-        lines = [f"| {r['case'].removeprefix('ratio: ')} | {r['dataset']['name']} | {_spread(r['summary']['ratio'])} |" for r in ratios]
-        parts += ["## Ours over the best peer, round by round", "\n".join(["| ratio | vectors | median (quartiles) |", "|---|---|---|", *lines])]
+        parts += ["## Ours over the best peer, round by round", _ratios(ratios, "vectors")]
+    for workload, (head, measures) in OTHERS.items():
+        if mine := [r for r in records if r["workload"] == workload]:
+            parts += [head, *_section([r for r in mine if r["started"] == max(m["started"] for m in mine)], measures)]
     first = last[0]
     quick = " Quick: small inputs and few rounds, a glance and not a figure." if first["quick"] else ""
     code, machine = first["code"], first["machine"]
@@ -71,6 +85,22 @@ def _plain(records: list[dict[str, Any]], facts: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def _section(records: list[dict[str, Any]], measures: tuple[str, ...]) -> list[str]:
+    """The cases of a run in a table, and its ratios."""
+    shown = [m for m in measures if any(m in r["summary"] for r in records)]
+    lines = [f"| case | {' | '.join(shown)} |", "|---|" + "---|" * len(shown)]
+    for r in (r for r in records if r["who"] != "ratio"):
+        lines.append("| " + " | ".join([r["case"], *(number(r["summary"][m]["median"]) if m in r["summary"] else "" for m in shown)]) + " |")
+    ratios = [(r, f"`bench {r['workload']}`") for r in records if r["who"] == "ratio"]
+    told = f"{records[0]['dataset']['name']}; rounds: {records[0]['rounds']}."
+    return [told, "\n".join(lines), *([_ratios(ratios, "workload")] if ratios else [])]
+
+
+def _ratios(records: list[tuple[dict[str, Any], str]], over: str) -> str:
+    lines = [f"| {r['case'].removeprefix('ratio: ')} | {name} | {_spread(r['summary']['ratio'])} |" for r, name in records]
+    return "\n".join([f"| ratio | {over} | median (quartiles) |", "|---|---|---|", *lines])
+
+
 def _spread(s: dict[str, float]) -> str:
     return f"{number(s['median'])} ({number(s['q1'])} – {number(s['q3'])})"
 
@@ -79,12 +109,3 @@ def renew(text: str, made: str) -> str:
     """A page with its figures replaced; what stands around them stays."""
     return FIGURES.sub(lambda found: f"{found[1]}\n\n{made}\n\n{found[2]}", text)
 
-
-if __name__ == "__main__":
-    import sys
-    from pathlib import Path
-
-    from ..record import read
-
-    where = Path(sys.argv[2])
-    where.write_text(renew(where.read_text(encoding="utf-8"), figures(read(sys.argv[1]))), encoding="utf-8")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from .base import Keys
+from .base import KeyedTables, Keys
 
 
 class RocksDB(Keys):
@@ -29,8 +30,12 @@ class RocksDB(Keys):
         found: bytes | None = self.db.get(key)
         return found
 
-    def scan(self) -> int:
-        return sum(len(value) for value in self.db.values())
+    def values(self) -> Iterator[bytes]:
+        yield from self.db.values()
 
     def close(self) -> None:
         self.db.close()
+
+
+class RocksRows(KeyedTables):
+    name, needs, store = "RocksDB", "rocksdict", RocksDB

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from .base import Arrays
+from .base import Arrays, synced
 
 
 class Safetensors(Arrays):
@@ -17,8 +16,7 @@ class Safetensors(Arrays):
         from safetensors.numpy import save_file
 
         save_file(arrays, folder / "x.safetensors")
-        with open(folder / "x.safetensors", "rb+") as file:
-            os.fsync(file.fileno())
+        synced(folder)
 
     def load(self, folder: Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from .base import Keys
@@ -25,8 +26,8 @@ class SQLite(Keys):
         row = self.db.execute("SELECT v FROM t WHERE k = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
-    def scan(self) -> int:
-        return sum(len(value) for (value,) in self.db.execute("SELECT v FROM t ORDER BY k"))
+    def values(self) -> Iterator[bytes]:
+        yield from (value for (value,) in self.db.execute("SELECT v FROM t ORDER BY k"))
 
     def close(self) -> None:
         self.db.close()
