@@ -22,7 +22,7 @@ from ..errors import LsmTensorError, StorageError
 from ..indexes import container
 from ..indexes.carry import carried
 from ..registry import Spec
-from . import keyspace, lists, ops, readers
+from . import fresh, keyspace, lists, ops, readers
 from .layout import FileRef, Run, SegmentRef
 from .marks import marks_of
 from .retention import oldest_needed
@@ -134,6 +134,7 @@ def _install(tree: Tree, table_id: int, name: str, parts: Sequence[Part], ref: S
             if kept != file.segments:
                 edits.append(ops.set_segments(table_id, number, kept))
         tree.install(edits)
+    fresh.forget(parts)
     discard(tree, table_id, before)
 
 
@@ -172,6 +173,8 @@ def with_segments(tree: Tree, table: TableVersion, old: Sequence[int], run: Run)
     for name, entry in vector_indexes(table).items():
         olds = [u for u in units(table, name) if u.ref is not None]
         touched = [u for u in olds if any(source.run.id in old for source, _ in u.parts)]
+        if not touched and tree.config.background and entry.get("placement") != "table":
+            continue  # nobody misses what none of the merged runs had: built when they are one (`index_due`)
         every = [(made, at) for at in range(len(made.files))]
         if entry.get("placement") != "table":
             olds = touched

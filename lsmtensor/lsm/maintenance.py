@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..errors import InvalidArgumentError, StorageError
 from ..registry import Spec
-from . import blobs, compaction, indexing, keyspace, ops, readers
+from . import blobs, compaction, fresh, indexing, keyspace, ops, readers
 from .compaction.fifo import Fifo
 from .compaction.none import Never
 from .expiry import Expiring, Expiry, expiry_of
@@ -68,6 +68,7 @@ def _flush_one(tree: Tree, table: TableVersion, mem: MemSource) -> None:
         with tree.events.timed("flush", table=table.state.name, rows=mem.rows, memory_bytes=mem.memtable.nbytes) as facts:
             run, beside = tree.write_run(table, pairs, "flush")
             facts["file_bytes"] = run.bytes
+        fresh.follow(tree, table, [mem], run)
 
     with tree.editing():
         # read in this order: a commit that lands in between is in a memtable before it is counted
@@ -195,6 +196,8 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
                     files += run.files
                     beside += of_it
         made, edits = indexing.with_segments(tree, table, ids, Run(files[0].number, level, tuple(files))) if files else (None, [])
+        if made is not None:
+            fresh.follow(tree, table, chosen, made)
         _replace(tree, table, ids, [] if made is None else [made], [*(ops.add_run(*run) for run in beside), *edits])
         facts |= {"files": len(files), "file_rows": sum(f.rows for f in files), "file_bytes": sum(f.size for f in files)}
 

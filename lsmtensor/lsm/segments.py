@@ -41,13 +41,15 @@ Part = tuple[RunSource, int]
 
 def matrices(source: Source, column: str) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
     """([(first row, (n, d) view)], bool mask of rows that have a vector or None when all have)."""
-    if isinstance(source, MemSource):
-        return _matrices(source.memtable.view().table().column(column).chunks)
-    kept: dict[str, Any] = source.__dict__.setdefault("_matrices", {})
-    if column not in kept:
-        kept[column] = _matrices([c for i in range(source.num_batches) for c in source.columns(i, [column]).column(0).chunks])
-    made: tuple[list[tuple[int, np.ndarray]], np.ndarray | None] = kept[column]
-    return made
+    kept: dict[str, tuple[int, Any]] = source.__dict__.setdefault("_matrices", {})
+    rows, made = kept.get(column, (-1, None))
+    if rows != source.rows:
+        if isinstance(source, MemSource):
+            view = source.memtable.view()
+            kept[column] = view.rows, (made := _matrices(view.table().column(column).chunks))
+        else:
+            kept[column] = source.rows, (made := _matrices([c for i in range(source.num_batches) for c in source.columns(i, [column]).column(0).chunks]))
+    return made  # type: ignore[no-any-return]
 
 
 def _unchecked(source: RunSource, column: str) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:

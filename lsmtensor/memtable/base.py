@@ -33,6 +33,7 @@ KEY_TYPES = {"int64": pa.int64(), "bytes": pa.binary()}
 FAN_IN = 16
 SMALL_ROWS = 4096
 SMALL_BYTES = 1 << 18
+JOINED_BYTES = 1 << 20  # of a column that is joined to take rows of it
 SETTLE_ROWS = 16384  # compact rows that become one batch
 
 
@@ -88,6 +89,9 @@ class View:
         owner = np.searchsorted(self.starts, rows, "right") - 1
         if (owner == owner[0]).all():
             return self._take(int(owner[0]), rows, schema)
+        whole = [column for name in schema.names if (column := self._joined(name)) is not None]
+        if len(whole) == len(schema):
+            return pa.Table.from_arrays([take_array(column, rows) for column in whole], schema=schema)
         grouped = np.argsort(owner, kind="stable")
         used, firsts = np.unique(owner[grouped], return_index=True)
         groups = np.split(rows[grouped], firsts[1:])
@@ -95,6 +99,17 @@ class View:
         back = np.empty(len(rows), np.int64)
         back[grouped] = np.arange(len(rows))
         return take_table(pa.concat_tables(parts), back)
+
+    def _joined(self, name: str) -> pa.Array | None:
+        """A column as one array, made once, where that takes little memory: gathering from many batches costs more."""
+        if name not in self._columns:
+            parts = [batch.column(name) for batch in self.batches]
+            self._columns[name] = pa.concat_arrays(parts) if sum(part.nbytes for part in parts) <= JOINED_BYTES else None
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.Array | None]:
+        return {}
 
     def _take(self, batch: int, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
         local = rows - self.starts[batch]

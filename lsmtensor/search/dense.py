@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..dtypes import TensorType
 from ..errors import CorruptionError, InvalidArgumentError, SchemaError, UnknownNameError
 from ..indexes.dial import check_recall
 from ..kernels.contract import METRICS
-from ..lsm import keyspace, segments
+from ..lsm import fresh, keyspace, segments
 from ..lsm.marks import marks_of
 from ..lsm.source import MemSource, Source
 from ..lsm.state import View
@@ -160,12 +161,11 @@ class _Search:
 
     def answers(self) -> list[Found]:
         """(rows, distances) of the k nearest visible rows of each source of the view."""
-        sources, column = self.view.sources, self.plan.column
+        sources = self.view.sources
         found: list[list[Found]] = [[] for _ in sources]
         for number, source in enumerate(sources):
             if isinstance(source, MemSource):
-                step = self._step("memtable", len(marks_of(source).seqs))
-                found[number].append(self._scan([(number, 0, step["rows"])], step, segments.matrices(source, column)[0]))
+                found[number] = self._memory(number, source)
         number_of = {id(source): number for number, source in enumerate(sources)}
         for unit in segments.units(self.view.table, self.plan.index):
             parts = [(number_of[id(source)], start, stop) for source, start, stop in unit.spans]
@@ -218,8 +218,34 @@ class _Search:
 
     # -- one unit ------------------------------------------------------------------------------------
 
+    def _memory(self, number: int, source: MemSource) -> list[Found]:
+        """What a memtable holds in codes, and a scan of what came since."""
+        step = self._step("memtable", len(marks_of(source).seqs))
+        rows, views = step["rows"], segments.matrices(source, self.plan.column)[0]
+        codes = fresh.of_memory(self.tree, source, self.plan.column, self.plan.metric) if self._coded else None
+        # a commit may have come since its rows were counted
+        stop = 0 if codes is None else min(len(codes), rows)
+        late = [(max(at, stop) - stop, m[max(0, stop - at) : rows - at]) for at, m in views if at < rows and at + len(m) > stop]
+        if codes is None or stop == 0:
+            return [self._scan([(number, 0, rows)], step, late)]
+        mask = self._allowed([(number, 0, stop)])
+        some = stop if mask is None else int(np.count_nonzero(mask))
+        near = codes.search(self.queries, min(self.k, some), stop, mask) if some else self._nothing()
+        if not late:
+            step |= {"wanted": some, "plan": "scan of codes"}
+            return [near]
+        found, far = self._scan([(number, stop, rows)], step, late)
+        step |= {"wanted": some + step["wanted"], "plan": f"scan of codes, and of {rows - stop} rows"}
+        return [near, (np.where(found >= 0, found + stop, -1), far)]
+
+    @cached_property
+    def _coded(self) -> bool:
+        return fresh.wanted(self.view.table, self.plan.index)
+
     def _unit(self, unit: segments.Unit, parts: list[tuple[int, int, int]], step: dict[str, Any]) -> Found:
         segment = segments.segment_of(self.tree, unit, self.plan.column)
+        if segment is None and self._coded:
+            segment = fresh.of_file(self.tree, unit.parts[0], self.plan.column, self.plan.metric) if len(unit.parts) == 1 else None
         if segment is not None:
             if self.where is not None and step["rows"] >= MANY:
                 late = self._afterwards(unit, segment, parts, step)
@@ -230,7 +256,7 @@ class _Search:
             if wanted:
                 found = self._ask(unit, segment, min(self.k, wanted), mask)
                 if found is not None and found[0].min() >= 0:
-                    step["plan"] = f"walk {self.plan.index}"
+                    step["plan"] = "scan of codes" if isinstance(segment, fresh.FileCodes) else f"walk {self.plan.index}"
                     if self.explain:
                         step |= segment.index.plan(self.k, wanted, **{n: v for n, v in self.params.items() if n != "recall"})
                     return found
