@@ -20,7 +20,7 @@ from .registry import near
 
 
 @cache
-def _hints(group: type) -> dict[str, Any]:
+def _hints(group: Any) -> dict[str, Any]:
     return get_type_hints(group)
 
 
@@ -28,7 +28,8 @@ class _Group:
     """Settings are checked when made, whoever makes them; a whole number for a float becomes one, so that equals hash alike."""
 
     def __post_init__(self) -> None:
-        for name, kind in _hints(type(self)).items():
+        group: Any = type(self)
+        for name, kind in _hints(group).items():
             value = getattr(self, name)
             object.__setattr__(self, name, _check(value, kind, name))
 
