@@ -90,10 +90,12 @@ class IndexConfig(_Group):
 
     Open segments, what is mapped counted too, hold at most ``memory_bytes`` (0: an eighth of the machine's, or a quarter of ``memory_limit``);
     the least recently used are closed. ``prefetch``: ``none`` maps a segment at the first search that wants it, ``open`` opens and reads
-    all in the background when the database is opened.
+    all in the background when the database is opened. ``threads`` build a segment (0: in the background one a core, of low priority; else as many
+    as the run has).
     """
 
     min_rows: int = 10_000
+    threads: int = 0
     memory_bytes: int = 0
     prefetch: str = "none"
 

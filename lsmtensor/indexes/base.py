@@ -94,6 +94,8 @@ class VectorIndex(ABC):
         self.spec = Spec(self.name)
         self._code = METRICS[metric]
         self._kernels: Any = kernels.choose(kernel)
+        # what `_finish` does may wait for it
+        self._carrying = False
         # who is told what share of the rows being added is in
         self._tell: Callable[[float], object] = _unheard
         self._empty()

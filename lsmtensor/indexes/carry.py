@@ -55,7 +55,9 @@ def carried(olds: Sequence[tuple[VectorIndex, np.ndarray]], vectors: np.ndarray)
     made._ids = made._alive = made._row_of = None
     made._dead, made._next_id = 0, len(vectors)
     if start < len(vectors):
+        made._carrying = True
         made._insert(start, len(vectors))
+        made._carrying = False
     if not in_order:
         made._select(np.argsort(places))
         made._vectors = Rows(vectors)

@@ -207,10 +207,10 @@ class FQG(VectorIndex):
             if bulk or self._done < stop:
                 self._links = Rows(self._shrunk(codes, sums, links))
             self._above.cut(self._done)
-            if bulk:
+            if bulk and not self._carrying:
                 connect(self._links.array, self._begins())
             self._net = self._short = None
-        if bulk:
+        if bulk and not self._carrying:
             self._plant()
 
     def _plant(self) -> None:

@@ -7,9 +7,13 @@ runs in a thread of its own, and what is sealed meanwhile is flushed: writers do
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +22,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from .. import indexes, kernels
+from ..env.base import cores
 from ..errors import LsmTensorError, StorageError
 from ..indexes import container
 from ..indexes.carry import carried
@@ -38,6 +43,8 @@ T = TypeVar("T")
 # of an indexed run, the share of rows that nothing needs any more from which on it is merged
 GARBAGE = 0.2
 BLOCK = 65536
+# what builds take of a core that others want, in the terms of nice(2): a tenth
+NICE = 10
 
 
 def index_due(tree: Tree, between: Callable[[], None] = lambda: None) -> None:
@@ -154,11 +161,24 @@ def beside(tree: Tree, work: Callable[[], T]) -> T:
 
     if not tree.config.background:
         return work()
-    with ThreadPoolExecutor(1, "lsmtensor-index") as pool:
+    # searches and commits go before it; threads that it starts are of its priority
+    with ThreadPoolExecutor(1, "lsmtensor-index", initializer=_stand_back) as pool:
         made = pool.submit(work)
         while wait([made], timeout=0.02).not_done:
             flush_sealed(tree)
         return made.result()
+
+
+def _stand_back() -> None:
+    # of a thread where the system has priorities of threads; elsewhere it is refused
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def threads_of(tree: Tree) -> int:
+    """How many build a segment."""
+    return tree.config.index.threads or (cores() if tree.config.background else tree.config.threads)
 
 
 # -- merges ----------------------------------------------------------------------------------------
@@ -246,7 +266,7 @@ def build(tree: Tree, table: TableVersion, name: str, parts: Sequence[Part], old
             index = _carried(tree, entry["column"], parts, nodes, olds, merged)
             facts["carried"] = index is not None
             if index is None:
-                index = indexes.create(spec, dim=nodes.vectors.shape[1], kernel=tree.config.kernel, threads=tree.config.threads)
+                index = indexes.create(spec, dim=nodes.vectors.shape[1], kernel=tree.config.kernel, threads=threads_of(tree))
                 index.add(nodes.vectors, copy=False)
             index.calibrate()
             header, arrays = index.to_sections()
@@ -312,6 +332,7 @@ def _carried(tree: Tree, column: str, parts: Sequence[Part], nodes: Nodes, olds:
             segment, was = opened_apart(tree, unit, column)
         except (LsmTensorError, OSError):
             continue  # built afresh then
+        segment.threads = threads_of(tree)
         known.append((segment, _origin(parts, nodes, unit, was, merged)))
     return carried(known, nodes.vectors)
 
