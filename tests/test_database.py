@@ -11,6 +11,7 @@ import pytest
 
 import lsmtensor as lt
 from lsmtensor.env.memory import MemoryEnv
+from lsmtensor.lsm import commit as commits
 
 
 def schema(dim: int = 8) -> lt.Schema:
@@ -392,3 +393,14 @@ def test_what_is_not_stored_so_is_refused(db, asked):
     with pytest.raises(lt.InvalidArgumentError, match="'v'"):
         db.create_table("t", schema)
     assert "t" not in db
+
+
+def test_a_payload_is_arrow_streams_and_its_rows_lie_in_it():
+    batch = pa.record_batch({"id": pa.array([1, 2]), "v": lt.tensor("float32", (2,)).arrow_type.wrap_array(pa.array([[1, 2], [3, 4]], pa.list_(pa.float32(), 2)))})
+    payload, copies = commits.encode(commits.Commit(parts=[(3, batch), (4, batch.slice(1))], runs=[(5, {"files": []})]))
+    whole = b"".join(bytes(b) for b in payload)
+    made = commits.decode(memoryview(whole), path="x", offset=0)
+    assert [t for t, _ in made.parts] == [3, 4] and made.runs == [(5, {"files": []})]
+    for (_, read), copy, given in zip(made.parts, copies, [batch, batch.slice(1)], strict=True):
+        assert read.equals(given) and copy.equals(given)
+        assert copy.column(0).buffers()[1].address != given.column(0).buffers()[1].address

@@ -133,7 +133,7 @@ def test_layouts(made, data):
 @RUNS
 def test_log_records(made, data):
     batch = pa.record_batch({"id": pa.array([1, 2]), "_op": pa.array([1, 1], pa.uint8())})
-    buffers = [bytes(b) for b in commits.encode(commits.Commit(parts=[(1, batch)], runs=[]))]
+    buffers = [bytes(b) for b in commits.encode(commits.Commit(parts=[(1, batch)], runs=[]))[0]]
     (length,) = commits._LENGTH.unpack_from(buffers[0])
     header = json.loads(buffers[0][commits._LENGTH.size : commits._LENGTH.size + length])
     text = json.dumps(changed(header, data)).encode()

@@ -13,6 +13,7 @@ import json
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ALIGN = 64
 _LENGTH = struct.Struct("<I")
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an IPC stream
+_SEQ = pa.field("_seq", pa.uint64(), nullable=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,28 +65,22 @@ def read_note(data: bytes) -> tuple[int, int] | None:
     return _NOTE.unpack(data) if len(data) == _NOTE.size else None  # type: ignore[return-value]
 
 
-def _stream(batch: pa.RecordBatch) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue()
+def encode(commit: Commit) -> tuple[list[Any], list[pa.RecordBatch]]:
+    """The payload as a list of buffers, not joined, and the batches of its parts read back from those buffers.
 
-
-def encode(commit: Commit) -> list[Any]:
-    """The payload as a list of buffers, not joined. O(bytes): the one copy that frees us of the caller's arrays."""
-    streams = [(table, _stream(batch)) for table, batch in commit.parts]
-    header = json.dumps(
-        {
-            "parts": [{"table": table, "bytes": stream.size} for table, stream in streams],
-            "runs": [{"table": table, "run": run} for table, run in commit.runs],
-        },
-        separators=(",", ":"),
-    ).encode()
-    buffers: list[Any] = [_pad(_LENGTH.pack(len(header)) + header)]
-    for _, stream in streams:
-        buffers.append(stream)
-        buffers.append(bytes(-stream.size % ALIGN))
-    return buffers
+    O(bytes): the one copy that frees us of the caller's arrays.
+    """
+    parts, buffers, copies = [], [], []
+    for table, batch in commit.parts:
+        schema = batch.schema
+        head, rows = schema.serialize(), batch.serialize()
+        size = head.size + rows.size + len(_END)
+        parts.append(f'{{"table":{table},"bytes":{size}}}')
+        buffers += [head, rows, _END + bytes(-size % ALIGN)]
+        copies.append(pa.ipc.read_record_batch(rows, schema))
+    runs = json.dumps([{"table": table, "run": run} for table, run in commit.runs], separators=(",", ":")) if commit.runs else "[]"
+    header = f'{{"parts":[{",".join(parts)}],"runs":{runs}}}'.encode()
+    return [_pad(_LENGTH.pack(len(header)) + header), *buffers], copies
 
 
 def _pad(data: bytes) -> bytes:
@@ -120,16 +117,21 @@ def with_seq(batch: pa.RecordBatch, seq: int) -> pa.RecordBatch:
     """The batch with its ``_seq`` column, put before ``_op``."""
     at = batch.schema.get_field_index("_op")
     column = pa.array(np.full(batch.num_rows, seq, np.uint64))
-    return batch.add_column(at, pa.field("_seq", pa.uint64(), nullable=False), column)
+    return batch.add_column(at, _SEQ, column)
 
 
 def physical_batch(view: View, batch: pa.RecordBatch, keys: pa.Array, op: int) -> pa.RecordBatch:
     """User columns, the encoded key where it is stored, and ``_op``; ``_seq`` comes with the version."""
-    if batch.schema.names != view.table.schema.names or batch.schema.types != view.table.schema.arrow.types:
+    wanted = view.table.schema.arrow
+    if not batch.schema.equals(wanted) and (batch.schema.names != wanted.names or batch.schema.types != wanted.types):
         raise ConflictError(f"the columns of table {view.table.state.name!r} were changed while rows for it were made; write them again")
     columns = list(batch.columns)
     if view.table.codec.stored:
         columns.append(keys)
-    columns.append(pa.array(np.full(batch.num_rows, op, np.uint8)))
-    fields = [f for f in view.table.physical if f.name != "_seq"]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+    columns.append(_ops(batch.num_rows, op))
+    return pa.RecordBatch.from_arrays(columns, schema=view.table.shape.logged)
+
+
+@lru_cache(4)
+def _ops(n: int, op: int) -> pa.Array:
+    return pa.array(np.full(n, op, np.uint8))

@@ -26,6 +26,7 @@ from .merge import Batches, Window, visible_at, windows
 from .points import points_of
 from .source import MemSource, RunSource, Source, gather, locate
 
+MANY = 1024  # keys that are worth a look at where they lie as a whole
 PLAIN_OPTIONS = frozenset({"history", "compaction"})  # what asks nothing of a single row
 READ_OPTIONS, WRITE_OPTIONS = PLAIN_OPTIONS | {"unique"}, PLAIN_OPTIONS | {"ttl"}  # nothing of one that is read, or written
 
@@ -39,6 +40,7 @@ class Shape:
         self.schema = Schema.from_dict(schema)
         self.codec = KeyCodec(self.schema)
         self.physical = physical_schema(self.schema)
+        self.logged = pa.schema([f for f in self.physical if f.name != "_seq"])
         self.format = format_of(rows.kit(), self.schema, self.codec, self.physical, table_id)
         self.plain = all(c.codec is None and c.quant is None for c in self.schema.columns)
 
@@ -228,6 +230,8 @@ class View:
 
     def locate(self, keys: pa.Array) -> tuple[Any, Any]:
         """(source, row) per encoded key; -1 where no row is visible."""
+        if len(keys) >= MANY and self._beyond(keys):
+            return np.full(len(keys), -1), np.full(len(keys), -1)
         if self.compiled:
             found = self.table.locate(keys, self.version, self.sources)
             if found is not None:
@@ -244,6 +248,13 @@ class View:
     def expiry(self) -> Expiry | None:
         """What has expired at this version, where the table has a ttl."""
         return expiry_of(self.table, self.version)
+
+    def _beyond(self, keys: pa.Array) -> bool:
+        """Whether rising keys lie outside all that is here, as those of an ingest in order do."""
+        if not all(isinstance(s, RunSource) for s in self.sources) or not keyspace.is_sorted(keys):
+            return False
+        first, last = keys[0].as_py(), keys[-1].as_py()
+        return not any(s.run.overlaps(first, last) for s in self.sources if isinstance(s, RunSource))
 
     def rows(self, owner: Any, row: Any, schema: pa.Schema) -> pa.Table:
         return gather(self.sources, owner, row, schema)

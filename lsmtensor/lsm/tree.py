@@ -148,8 +148,9 @@ class Tree(Commits):
         return self.syncer.add(version, ticket)
 
     def _begin_commit(self, prepare: Callable[[Head], list[Write]]) -> tuple[int, tuple[WalWriter, Any] | None]:
-        self.check_writable()
-        self.make_room()
+        if not self.calm:
+            self.check_writable()
+            self.make_room()
         with self.writing:
             self.check_open()
             writes = [w for w in prepare(lambda t: View(self._table(self.state, t), self.logged)) if w.batch.num_rows]
@@ -161,9 +162,9 @@ class Tree(Commits):
             if bulk:
                 ticket = self._commit_direct(bulk, small, version, now)
             else:
-                payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small]))
+                payload, copies = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small]))
                 ticket = self._log(version, now, payload)
-                self._remember(small, payload, version)
+                self._remember(small, copies, version)
             self.logged = version
             if not self.log.waits:
                 self.visible = version
@@ -175,18 +176,18 @@ class Tree(Commits):
     def _by_size(self, writes: list[Write]) -> tuple[list[Write], list[Write]]:
         """(those that go to files of their own, those that go through the log); all to files where only their sum is large."""
         limit = self.config.direct_commit_bytes
-        sizes = [limit + 1 if w.more is not None else w.batch.nbytes for w in writes]
-        if sum(sizes) <= limit:
-            return [], writes
-        if max(sizes) <= limit:
-            return writes, []
-        pairs = list(zip(writes, sizes, strict=True))
-        return [w for w, size in pairs if size > limit], [w for w, size in pairs if size <= limit]
+        # whole buffers first: quickly asked, and never too little
+        for size in (pa.RecordBatch.get_total_buffer_size, lambda batch: batch.nbytes):
+            sizes = [limit + 1 if w.more is not None else size(w.batch) for w in writes]
+            if sum(sizes) <= limit:
+                return [], writes
+        large = [w for w, size in zip(writes, sizes, strict=True) if size > limit] or writes
+        return large, [w for w in writes if w not in large]
 
-    def _remember(self, writes: list[Write], payload: list[Any], version: int) -> None:
+    def _remember(self, writes: list[Write], copies: list[pa.RecordBatch], version: int) -> None:
         """Put what was logged in memtables, over the log record's bytes: they never alias the caller's arrays."""
-        for write, stream in zip(writes, payload[1::2], strict=True):
-            table, copy = self._table(self.state, write.table), commits.read_stream(stream)
+        for write, copy in zip(writes, copies, strict=True):
+            table = self._table(self.state, write.table)
             table.mems[0].memtable.add(commits.with_seq(copy, version), table.codec.encode(copy), version)
 
     def _commit_direct(self, bulk: list[Write], small: list[Write], version: int, now: int) -> tuple[WalWriter, Any]:
@@ -203,9 +204,9 @@ class Tree(Commits):
             run, blobs = self.write_run(table, ((commits.with_seq(b, version), k) for b, k in pairs), "bulk")
             runs += [*blobs, (write.table, run)]
         refs = [(table_id, run.to_dict()) for table_id, run in runs]
-        payload = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small], runs=refs))
+        payload, copies = commits.encode(commits.Commit(parts=[(w.table, w.batch) for w in small], runs=refs))
         ticket = self._log(version, now, payload)
-        self._remember(small, payload, version)
+        self._remember(small, copies, version)
         self.log.wait(ticket[1])
         # as one step: a flush must not call this commit flushed before its runs are in the layout
         with self._manifest_lock:

@@ -32,7 +32,7 @@ KEY_TYPES = {"int64": pa.int64(), "bytes": pa.binary()}
 # batches below both limits are joined, FAN_IN of about a size at a time, so that many small commits leave few batches
 FAN_IN = 16
 SMALL_ROWS = 4096
-SMALL_BYTES = 1 << 18
+SMALL_BYTES = 1 << 16
 JOINED_BYTES = 1 << 20  # of a column that is joined to take rows of it
 SETTLE_ROWS = 16384  # compact rows that become one batch
 
@@ -152,8 +152,7 @@ class Memtable(ABC):
             return
         with self._growing:
             self._settle()
-            self.batch_bytes += batch.nbytes + keys.nbytes
-            self._extend(batch, keys, [version], [self._view.rows + count])
+            self.batch_bytes += self._extend(batch, keys, [version], [self._view.rows + count])
             # after the view: who finds rows without a key there looks for it in the view
             self.store.skip(count, version)
 
@@ -164,9 +163,10 @@ class Memtable(ABC):
         store.append(format, payload, version, check)
         return self.batch_bytes + store.nbytes  # type: ignore[no-any-return]
 
-    def _extend(self, batch: pa.RecordBatch, keys: pa.Array, versions: list[int], ends: list[int]) -> None:
-        """Another batch of rows in the view; the caller holds the lock."""
+    def _extend(self, batch: pa.RecordBatch, keys: pa.Array, versions: list[int], ends: list[int]) -> int:
+        """Another batch of rows in the view, its bytes; the caller holds the lock."""
         view = self._view
+        size = int(batch.get_total_buffer_size() + keys.get_total_buffer_size())
         self._index(keys, view.rows)
         batches, parts = _joined([*view.batches, batch], [*view.key_parts, keys])
         self._ends += ends
@@ -179,8 +179,9 @@ class Memtable(ABC):
             view.rows + batch.num_rows,
             view.min_seq if view.rows else versions[0],
             versions[-1],
-            view.nbytes + batch.nbytes + keys.nbytes,
+            view.nbytes + size,
         )
+        return size
 
     def _settle(self) -> None:
         """Compact rows become batches; the caller holds the lock."""
@@ -307,10 +308,10 @@ def _joined(
     """
     while len(batches) >= FAN_IN:
         tail = batches[-FAN_IN:]
-        # the cheap questions first: `nbytes` walks every buffer
-        if tail[0].num_rows > FAN_IN // 2 * tail[-1].num_rows or max(b.num_rows for b in tail) >= SMALL_ROWS:
+        # the newest alone says it where commits are large
+        if tail[-1].get_total_buffer_size() >= SMALL_BYTES or tail[0].num_rows > FAN_IN // 2 * tail[-1].num_rows:
             break
-        if max(b.nbytes for b in tail) >= SMALL_BYTES:
+        if any(b.num_rows >= SMALL_ROWS or b.get_total_buffer_size() >= SMALL_BYTES for b in tail):
             break
         batches[-FAN_IN:] = [pa.concat_batches(tail)]
         parts[-FAN_IN:] = [pa.concat_arrays(parts[-FAN_IN:])]

@@ -68,6 +68,7 @@ class TableReader:
             raise FormatVersionError(f"{self.path} has table format {form}; this lsmtensor reads up to {FORMAT}: upgrade it")
         if number != self.number:
             raise self._bad(f"this is file {number}, not {self.number}", at)
+        self._tail = data[at:]
         footer = data[at + TRAILER.size : at + TRAILER.size + footer_length]
         if footer_size != footer_length or crc32c(footer) != footer_crc:
             raise self._bad("Arrow's footer is damaged", at + TRAILER.size)
@@ -83,9 +84,9 @@ class TableReader:
 
     @cached_property
     def _stored_schema(self) -> pa.Schema:
-        """The columns in the file. It lies at the front of it, which a look at the filter never touches."""
+        """The columns in the file, as Arrow's footer says: the front of a new file is not in the page cache."""
         try:
-            return pa.ipc.open_stream(pa.py_buffer(self._checked(0, self._first_offset())[8:])).schema
+            return pa.ipc.open_file(pa.py_buffer(self._tail)).schema
         except (pa.ArrowException, ValueError, KeyError, TypeError) as why:
             raise self._bad(f"the schema does not parse ({why})") from why
 
