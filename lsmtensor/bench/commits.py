@@ -23,6 +23,7 @@ from .runner import Options, Ratio
 
 SCHEMA = lt.Schema([lt.Column("key", pa.string()), lt.Column("value", pa.binary())], primary_key="key")
 KEYS = 200
+BEHIND = ", old versions behind"
 
 
 @dataclass
@@ -36,7 +37,7 @@ class State:
 
 def setup(options: Options) -> State:
     state = State(options.path, options.config, 100 if options.quick else 400, 50 if options.quick else 1000)
-    for name, versions in (("get", 1), ("get, old versions behind", state.versions)):
+    for name, versions in (("", 1), (BEHIND, state.versions)):
         db = lt.open(str(state.folder / f"read{versions}.lsm"), config=options.config.with_set("wal.sync=none"))
         table = db.create_table("rows", SCHEMA, history="forever")
         for version in range(versions):
@@ -56,15 +57,15 @@ def cases(state: State) -> dict[str, dict[str, Any]]:
     sync = {"who": "lsmtensor", "sync": state.config.wal.sync, "cores": 0}
     return {
         "put, 1 thread": {"threads": 1, **sync}, "put, 8 threads": {"threads": 8, **sync}, "put, 32 threads": {"threads": 32, **sync},
-        "put, futures": {"threads": 1, **sync}, "get": {"who": "lsmtensor", "versions": 1},
-        "get, old versions behind": {"who": "lsmtensor", "versions": state.versions},
+        "put, futures": {"threads": 1, **sync},
+        **{f"{what}{name}": {"who": "lsmtensor", "versions": state.versions if name else 1} for what in ("get", "scan") for name in ("", BEHIND)},
     }  # fmt: skip
 
 
 def ratios(state: State) -> list[Ratio]:
     one = ("put, 1 thread",)
     return [Ratio(f"{case} / 1 thread", case, one, "per second") for case in ("put, 8 threads", "put, 32 threads", "put, futures")] + [
-        Ratio("get with old versions behind / without", "get, old versions behind", ("get",), "per second")
+        Ratio(f"{what} with old versions behind / without", f"{what}{BEHIND}", (what,), "per second") for what in ("get", "scan")
     ]
 
 
@@ -73,8 +74,8 @@ def dataset(state: State) -> dict[str, Any]:
 
 
 def run(state: State, case: str) -> dict[str, float]:
-    if case.startswith("get"):
-        return _get(state.reads[case])
+    if case.startswith(("get", "scan")):
+        return (_get if case.startswith("get") else _scan)(state.reads[case.removeprefix("get").removeprefix("scan")])
     path = state.folder / "write.lsm"
     shutil.rmtree(path, ignore_errors=True)
     with lt.open(str(path), config=state.config) as db:
@@ -124,6 +125,14 @@ def _get(db: lt.Database) -> dict[str, float]:
     begin = time.perf_counter()
     found = sum(table.get(_key(i)) is not None for i in order)
     return {"per second": len(order) / (time.perf_counter() - begin), "rows": float(found), "wanted": float(len(order))}
+
+
+def _scan(db: lt.Database) -> dict[str, float]:
+    table, times = db["rows"], 100
+    table.to_arrow()
+    begin = time.perf_counter()
+    found = sum(table.to_arrow().num_rows for _ in range(times))
+    return {"per second": times / (time.perf_counter() - begin), "rows": float(found), "wanted": float(times * KEYS)}
 
 
 def check(state: State, case: str, measures: dict[str, float]) -> None:

@@ -143,9 +143,9 @@ def _made(tree: Tree, table: TableVersion, column: Column, function: Function, c
     newest = tree.logged
     with tree.events.timed("column", table=table.state.name, column=column.name) as facts:
         facts["rows"] = 0
-        for s, source in enumerate(table.runs):
+        for s, source in enumerate(table.whole.runs):
             marks = marks_of(source)
-            newer = list(table.runs[:s])
+            newer = list(table.whole.runs[:s])
             marks.resolve(source, newer, newest)
             live = (marks.seqs <= newest) & (newest < marks.dead)
             facts["rows"] += int(np.count_nonzero(live))

@@ -6,7 +6,7 @@ version is written again without them. ``CURRENT`` comes last: a crash before it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from ..errors import NotADatabaseError
 from .blobs import BLOBS, Carrying, carried
-from .layout import FileRef, Layout, Run, TableState
+from .layout import FileRef, Layout, Run, TableState, newest_first
 from .maintenance import merged_batches
 from .manifest import check_folder, create_folder, file_path
+from .merge import Batches
 from .output import Written, chains_of, write_files
 from .source import RunSource, SortedTable
 
@@ -57,30 +58,27 @@ def make_branch(tree: Tree, path: str, version: int | None, place: Place | None 
         for table in state.tables.values():
             if table.state.created > limit:
                 continue
-            table = table.at(limit).keeping(0)
+            table = table.whole.at(limit).keeping(0)
             runs: list[Run] = []
-            for source in table.runs:
-                if source.min_seq > limit:
-                    continue
-                if source.max_seq <= limit:
-                    for file in source.files:
+            for group in _groups(table):
+                if max(source.max_seq for source in group) <= limit:
+                    for file in (file for source in group for file in source.files):
                         _placed(tree, path, file.ref, place)
-                    runs.append(source.run)
-                else:
-                    made = _without_newer(tree, path, table, source, limit, numbers.__next__, blobs)
-                    runs += _runs(made.files, source.run.level)
+                    runs += [source.run for source in group]
+                elif min(source.min_seq for source in group) <= limit:
+                    made = _without_newer(tree, path, table, group, limit, numbers.__next__, blobs)
+                    runs += _runs(made.files, group[0].run.level)
                     beside += made.blobs
             # a reader cannot flush: what it has from the log only is written here
             for mem in table.mems:
                 if mem.rows and mem.min_seq <= limit:
-                    made = _without_newer(tree, path, table, mem.sorted(), limit, numbers.__next__, blobs)
+                    made = _without_newer(tree, path, table, [mem.sorted()], limit, numbers.__next__, blobs)
                     runs += _runs(made.files, 0)
                     beside += made.blobs
-            runs.sort(key=lambda run: run.min_seq, reverse=True)
-            tables[table.state.id] = replace(table.state, runs=tuple(runs), flushed_seq=limit)
+            tables[table.state.id] = replace(table.state, runs=tuple(newest_first(runs)), flushed_seq=limit)
         if kept is not None and beside:
             here = tables[kept.state.id]
-            tables[here.id] = replace(here, runs=tuple(sorted((*here.runs, *beside), key=lambda run: run.min_seq, reverse=True)))
+            tables[here.id] = replace(here, runs=tuple(newest_first((*here.runs, *beside))))
         env.sync_dir(f"{path}/sst")
         old = state.layout
         tags = {name: v for name, v in old.tags.items() if v <= limit}
@@ -93,6 +91,13 @@ def make_branch(tree: Tree, path: str, version: int | None, place: Place | None 
         return limit
 
 
+def _groups(table: TableVersion) -> list[list[RunSource]]:
+    """The runs, each with what is behind it: the newest versions of its keys may be cut away, so that the others come before."""
+    there = {run.id for run in table.runs}
+    heads = [run for run in table.runs if run.behind not in there]
+    return [[head, *(run for run in table.runs if run.behind == head.id)] for head in heads]
+
+
 def _placed(tree: Tree, path: str, ref: FileRef, place: Place) -> None:
     place(ref, file_path(tree.path, "table", ref.number), file_path(path, "table", ref.number))
     for name in {name for segment in ref.segments for name in segment.names}:
@@ -101,13 +106,14 @@ def _placed(tree: Tree, path: str, ref: FileRef, place: Place) -> None:
 
 
 def _without_newer(
-    tree: Tree, path: str, table: TableVersion, source: RunSource | SortedTable, limit: int, number: Callable[[], int], blobs: Blobs
+    tree: Tree, path: str, table: TableVersion, sources: Sequence[RunSource | SortedTable], limit: int, number: Callable[[], int], blobs: Blobs
 ) -> Written:
     def older(keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
         return np.asarray(seqs <= limit)
 
-    kinds = carried(table, [source], chains_of(table, tree.config, "branch")) if isinstance(source, RunSource) else {}
-    batches = merged_batches([Carrying(source, kinds) if isinstance(source, RunSource) else source], older, table.physical, tree.config.sstable.batch_rows, None, None)
+    kinds = carried(table, [s for s in sources if isinstance(s, RunSource)], chains_of(table, tree.config, "branch"))
+    parts: list[Batches] = [Carrying(s, kinds) if isinstance(s, RunSource) else s for s in sources]
+    batches = merged_batches(parts, older, table.physical, tree.config.sstable.batch_rows, None, None)
     first = next(batches, None)
     if first is None:
         return Written((), ())

@@ -19,6 +19,7 @@ from ..errors import InvalidArgumentError, SchemaError
 from ..schema import Schema
 from . import retention
 from .evaluate import evaluate
+from .layout import time_of, version_before
 from .merge import Batches, Window
 
 if TYPE_CHECKING:
@@ -90,12 +91,12 @@ def expiry_of(table: TableVersion, version: int) -> Expiry | None:
     if option is None or table.times is None:
         return None
     marks = table.times()
-    now = max((t for v, t in marks if v <= version), default=None)
+    now = time_of(marks, version)
     if now is None:
         return None
     until = now - int(option["ns"])
     if option["column"] is None:
-        floor = max((v for v, t in marks if t <= until), default=0)
+        floor = version_before(marks, until)
         return Expiry(floor) if floor else None
     schema = table.schema
     if option["column"] not in schema.ids:

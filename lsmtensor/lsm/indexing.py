@@ -74,7 +74,7 @@ def _replaced(tree: Tree, table_id: int) -> None:
         for name, entry in table.state.indexes.items():
             if entry.get("replaces") in table.state.indexes:
                 done = {k: v for k, v in entry.items() if k != "replaces"}
-                files = [f.ref for run in table.runs for f in run.files]
+                files = [f.ref for run in table.every for f in run.files]
                 tree.install([*forget_index(table_id, entry["replaces"], files), ops.set_index(table_id, name, done)])
 
 
@@ -95,6 +95,7 @@ def _numbers(parts: Sequence[Part]) -> tuple[int, ...]:
 def _due(tree: Tree, table: TableVersion) -> list[tuple[str, tuple[Part, ...]]]:
     """(index, files) of the segments that are wanted, by its placement, and not there."""
     made: list[tuple[str, tuple[Part, ...]]] = []
+    table = table.whole
     least, damaged = tree.config.index.min_rows, Opened.of(tree).damaged
     every = [(run, at) for run in reversed(table.runs) for at in range(len(run.files))]
     for name, entry in table.state.indexes.items():
@@ -112,7 +113,7 @@ def _placed(entry: dict[str, Any], parts: Sequence[Part]) -> list[tuple[Part, ..
     """Files, dealt to segments as an index wants them."""
     placement = entry.get("placement", "run")
     if placement == "table":
-        return [tuple(parts)]
+        return [g for g in (tuple(p for p in parts if bool(p[0].behind) is past) for past in (False, True)) if g]
     if placement == "file":
         return [(part,) for part in parts]
     runs: dict[int, list[Part]] = {}
@@ -129,7 +130,7 @@ def _install(tree: Tree, table_id: int, name: str, parts: Sequence[Part], ref: S
     """Show a segment that was built, unless its index or files went meanwhile; those of the index that it replaces go."""
     with tree.editing():
         table = tree.state.tables.get(table_id)
-        files = {} if table is None else {f.ref.number: f.ref for run in table.runs for f in run.files}
+        files = {} if table is None else {f.ref.number: f.ref for run in table.every for f in run.files}
         covers = _numbers(parts)
         if table is None or name not in table.state.indexes or not files.keys() >= set(covers):
             tree.env.unlink(f"{tree.path}/sst/{ref.file}")
@@ -148,7 +149,7 @@ def _install(tree: Tree, table_id: int, name: str, parts: Sequence[Part], ref: S
 def discard(tree: Tree, table_id: int, before: Sequence[SegmentRef]) -> None:
     """Remove those of some segments that the layout does not name any more."""
     table = tree.state.tables.get(table_id)
-    now = set() if table is None else {s.number for run in table.runs for f in run.files for s in f.ref.segments}
+    now = set() if table is None else {s.number for run in table.every for f in run.files for s in f.ref.segments}
     for ref in before:
         if ref.number not in now:
             Opened.of(tree).drop(ref.number)
@@ -187,7 +188,7 @@ def threads_of(tree: Tree) -> int:
 def with_segments(tree: Tree, table: TableVersion, old: Sequence[int], run: Run) -> tuple[Run, list[dict[str, Any]]]:
     """A run that a merge of the runs ``old`` made, not in the layout yet, with its segments; and edits for the files of other runs."""
     made = RunSource(run, [tree.file(ref) for ref in run.files], table.state.schema)
-    others = [r for r in reversed(table.runs) if r.run.id not in set(old)]
+    others = [r for r in reversed(table.runs) if r.run.id not in set(old) and bool(r.behind) is bool(run.behind)]
     files = {ref.number: ref for ref in run.files}
     edits: list[dict[str, Any]] = []
     for name, entry in vector_indexes(table).items():
@@ -232,7 +233,7 @@ def garbage(tree: Tree, table_id: int) -> list[int] | None:
         source = settled[i]
         if source.rows < tree.config.index.min_rows or not any(f.ref.segments for f in source.files):
             continue
-        marks, newer = marks_of(source), view.sources[: view.sources.index(source)]
+        marks, newer = marks_of(source), view.every_source[: view.every_source.index(source)]
         marks.resolve(source, newer, max([view.version, *(s.max_seq for s in newer)]))
         free = marks.dead <= min(oldest, limit - 1)
         for point in pinned:

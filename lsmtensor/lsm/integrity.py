@@ -82,7 +82,7 @@ def _checks(tree: Tree, state: State, step: Step) -> Iterator[tuple[int, Callabl
 
     yield 0, manifest
     for table in state.tables.values():
-        for run in table.runs:
+        for run in table.every:
             for file in run.files:
                 yield file.ref.rows, lambda file=file: file.reader.verify(file.ref.root, step)  # type: ignore[misc]
                 for name in {n for ref in file.ref.segments for n in ref.names}:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, Protocol, TypeVar
 
 from ..errors import CorruptionError, FormatVersionError
 from ..merkle import leaf_hash, merkle_root
@@ -111,11 +113,14 @@ class FileRef:
 
 @dataclass(frozen=True)
 class Run:
-    """A sorted run: disjoint files in key order. ``id`` is the number of its first file."""
+    """A sorted run: disjoint files in key order. ``id`` is the number of its first file. One ``behind`` another holds older versions of
+    keys that are in that one too, and is read at versions of before that one's newest row only; 0 for all others.
+    """
 
     id: int
     level: int
     files: tuple[FileRef, ...]
+    behind: int = 0
 
     @property
     def rows(self) -> int:
@@ -146,11 +151,31 @@ class Run:
         return bool(self.min_key <= last and first <= self.max_key)  # type: ignore[operator]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, "level": self.level, "files": [f.to_dict() for f in self.files]}
+        made = {"id": self.id, "level": self.level, "files": [f.to_dict() for f in self.files]}
+        return {**made, "behind": self.behind} if self.behind else made
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Run:
-        return cls(int(d["id"]), int(d["level"]), tuple(FileRef.from_dict(f) for f in d["files"]))
+        return cls(int(d["id"]), int(d["level"]), tuple(FileRef.from_dict(f) for f in d["files"]), int(d.get("behind", 0)))
+
+
+class _Placed(Protocol):
+    @property
+    def id(self) -> int: ...
+    @property
+    def behind(self) -> int: ...
+    @property
+    def min_seq(self) -> int: ...
+
+
+P = TypeVar("P", bound=_Placed)
+
+
+def newest_first(runs: Iterable[P]) -> list[P]:
+    """Runs, or sources of a reader, by their intervals of versions; each that is behind another comes next to it."""
+    made = list(runs)
+    starts = {r.id: r.min_seq for r in made if not r.behind}
+    return sorted(made, key=lambda r: (starts.get(r.behind, r.min_seq), not r.behind), reverse=True)
 
 
 @dataclass(frozen=True)
@@ -259,6 +284,18 @@ def _with_times(old: tuple[tuple[int, int], ...], new: Sequence[tuple[int, int]]
     return tuple(made)
 
 
+def version_before(times: Sequence[tuple[int, int]], time_ns: int) -> int:
+    """The newest version that was made by then; 0 where none is known. O(log n), for marks rise in both."""
+    at = bisect_right(times, time_ns, key=itemgetter(1))
+    return times[at - 1][0] if at else 0
+
+
+def time_of(times: Sequence[tuple[int, int]], version: int) -> int | None:
+    """The commit time of a version, or of the last one before it that is known."""
+    at = bisect_right(times, version, key=itemgetter(0))
+    return times[at - 1][1] if at else None
+
+
 def thinned(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """At most 1,024 marks for an edit: the newest exactly, those before evenly."""
     if len(times) <= 1024:
@@ -272,9 +309,12 @@ def _with(layout: Layout, table: TableState) -> Layout:
 
 
 def _with_runs(table: TableState, runs: list[Run]) -> TableState:
-    """Runs newest first; intervals of runs that share keys must not overlap."""
-    ordered = sorted(runs, key=lambda r: r.min_seq, reverse=True)
-    for newer, older in zip(ordered, ordered[1:], strict=False):
+    """Runs newest first; intervals of runs that share keys must not overlap, but for one that is behind another."""
+    ordered = newest_first(runs)
+    heads = [r for r in ordered if not r.behind]
+    if not {r.behind for r in ordered if r.behind} <= {r.id for r in heads}:
+        raise ValueError(f"older versions of table {table.name!r} lie behind a run that is not there")
+    for newer, older in zip(heads, heads[1:], strict=False):
         if older.max_seq >= newer.min_seq and older.min_key <= newer.max_key and newer.min_key <= older.max_key:  # type: ignore[operator]
             raise ValueError(f"runs {newer.id} and {older.id} of table {table.name!r} share keys and versions")
     return replace(table, runs=tuple(ordered))

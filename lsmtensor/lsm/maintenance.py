@@ -24,7 +24,7 @@ from .compaction.none import Never
 from .expiry import Expiring, Expiry, expiry_of
 from .layout import FileRef, Key, Run, TableState
 from .manifest import file_path
-from .merge import Batches, Chooser, needed_since, rebatch, windows
+from .merge import Batches, Chooser, Split, needed_since, rebatch, windows
 from .output import chains_of
 from .retention import oldest_needed
 from .segments import Opened, whole_runs
@@ -163,7 +163,7 @@ def _carry_out(tree: Tree, table: TableVersion, decision: object) -> None:
     if isinstance(decision, compaction.Merge) or (isinstance(decision, compaction.Move) and not tree.config.compaction.trivial_moves):
         _merge(tree, table, list(decision.runs), decision.level)
     elif isinstance(decision, compaction.Drop):
-        _replace(tree, table, list(decision.runs), [])
+        _replace(tree, table, [r.id for r in table.every if {r.id, r.behind} & set(decision.runs)], [])
     elif isinstance(decision, compaction.Move):
         moved = [replace(r.run, level=decision.level) for r in table.runs if r.run.id in set(decision.runs)]
         _replace(tree, table, [r.id for r in moved], moved)
@@ -172,18 +172,22 @@ def _carry_out(tree: Tree, table: TableVersion, decision: object) -> None:
 
 
 def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: bool = False) -> None:
-    """Merge runs into one of ``level``. Without ``whole``, files that share no keys with others are taken as they are."""
+    """Merge runs, and what is behind them, into one of ``level`` and one behind it. Without ``whole``, files that share no keys with others are taken
+    as they are."""
     oldest, pinned = oldest_needed(tree, table)
-    table = table.keeping(min([oldest, *pinned]))
-    chosen = [r for r in table.runs if r.run.id in set(ids)]
+    table = table.whole.keeping(min([oldest, *pinned]))
+    chosen = [r for r in table.runs if {r.id, r.behind} & set(ids)]
+    ids = [r.id for r in chosen]
+    # what is in runs is durable: nobody reads at a version that needs what goes behind, unless he asks for the past
+    tree.show(max(r.max_seq for r in chosen))
     oldest_chosen = min(r.min_seq for r in chosen)
-    others = [r for r in table.runs if r.run.id not in set(ids)]
+    others = [r for r in table.runs if r not in chosen]
     bottom = not any(r.min_seq < oldest_chosen for r in others)
     keep, expiry = needed_since(oldest, pinned, bottom), expiry_of(table, min([oldest, *pinned]))
     # a table with lists in memory too: one of them is searched faster than many
     lists = any(Spec.parse(e["spec"]).name in ("text", "sparse") for e in table.state.indexes.values())
     moves = tree.config.compaction.trivial_moves and not whole and not lists and not whole_runs(table)
-    files: list[FileRef] = []
+    files, older = list[FileRef](), list[FileRef]()
     beside: list[tuple[int, Run]] = []
     read = {"runs": len(chosen), "rows": sum(r.rows for r in chosen), "bytes": sum(r.run.bytes for r in chosen)}
     with tree.events.timed("compaction", table=table.state.name, level=level, **read) as facts:
@@ -191,14 +195,24 @@ def _merge(tree: Tree, table: TableVersion, ids: list[int], level: int, whole: b
             only = group[0].files[0].ref
             if moves and len(group) == 1 and len(group[0].files) == 1 and not only.tombstones:
                 files.append(only)
-            else:
-                for run, of_it in _rewrite(tree, table, group, keep, level, expiry):
-                    files += run.files
-                    beside += of_it
-        made, edits = indexing.with_segments(tree, table, ids, Run(files[0].number, level, tuple(files))) if files else (None, [])
-        if made is not None:
-            fresh.follow(tree, table, chosen, made)
-        _replace(tree, table, ids, [] if made is None else [made], [*(ops.add_run(*run) for run in beside), *edits])
+                continue
+            split = Split(keep)
+            written = _rewrite(tree, table, [r for r in group if not r.behind], split.newest, level, expiry)
+            files += [f for run, _ in written for f in run.files]
+            if split.older or any(r.behind for r in group):
+                behind = _rewrite(tree, table, group, split.rest, level, expiry)
+                older += [f for run, _ in behind for f in run.files]
+                written += behind
+            beside += [run for _, of_it in written for run in of_it]
+        runs, edits = list[Run](), [ops.add_run(*run) for run in beside]
+        for refs in filter(None, (files, older)):
+            run, more = indexing.with_segments(tree, table, ids, Run(refs[0].number, level, tuple(refs), behind=runs[0].id if runs else 0))
+            runs.append(run)
+            edits += more
+        if runs:
+            fresh.follow(tree, table, chosen, runs[0])
+        _replace(tree, table, ids, runs, edits)
+        files += older
         facts |= {"files": len(files), "file_rows": sum(f.rows for f in files), "file_bytes": sum(f.size for f in files)}
 
 
@@ -296,10 +310,10 @@ def _replace(tree: Tree, table: TableVersion, old: list[int], new: list[Run], ed
     gone = set(old)
     kept_files = {f.number for run in new for f in run.files}
 
-    before = [s for r in table.runs if r.run.id not in gone for f in r.files for s in f.ref.segments]
+    before = [s for r in table.every if r.run.id not in gone for f in r.files for s in f.ref.segments]
     tree.install([ops.replace_runs(table.state.id, old, new), *edits])
     indexing.discard(tree, table.state.id, before)
-    left = [f for r in table.runs if r.run.id in gone for f in r.files if f.ref.number not in kept_files]
+    left = [f for r in table.every if r.run.id in gone for f in r.files if f.ref.number not in kept_files]
     for file in left:
         for ref in file.ref.segments:
             Opened.of(tree).drop(ref.number)

@@ -97,7 +97,8 @@ def marks_of(source: Source) -> Marks:
         numbers = range(source.num_batches)
         keys = keyspace.concat([source.keys(i) for i in numbers])
         seqs = np.concatenate([source.seqs(i) for i in numbers])
-        marks = Marks(keys, seqs, np.concatenate([source.ops(i) for i in numbers]), True, source.max_seq)
+        # the run that another is behind has newer versions of its keys, whatever its interval
+        marks = Marks(keys, seqs, np.concatenate([source.ops(i) for i in numbers]), True, 0 if source.behind else source.max_seq)
         rows = source.rows
     source.__dict__["_marks"] = (rows, marks)
     return marks

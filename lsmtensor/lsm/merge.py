@@ -245,6 +245,22 @@ def needed_since(oldest: int, pinned: Sequence[int], bottom: bool) -> Chooser:
     return choose
 
 
+class Split:
+    """What a merge keeps, in two: the newest row of each key, and those behind it. ``older`` says whether there were any."""
+
+    def __init__(self, keep: Chooser) -> None:
+        self._keep, self.older = keep, False
+
+    def newest(self, keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
+        keep, again = self._keep(keys, seqs, ops), keyspace.same_as_previous(keys)
+        if (keep & again).any():
+            self.older = True
+        return np.asarray(keep & ~again)
+
+    def rest(self, keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
+        return np.asarray(self._keep(keys, seqs, ops) & keyspace.same_as_previous(keys))
+
+
 def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
     """Record batches of at most ``rows`` rows; never joins two windows, so that a plain scan copies nothing."""
     for table in tables:

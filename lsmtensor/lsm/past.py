@@ -13,6 +13,7 @@ from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError, VersionExpiredError
 from ..schema import column_numpy
 from . import keyspace, retention
+from .layout import version_before
 from .marks import changes
 from .merge import windows
 from .source import MemSource
@@ -40,7 +41,7 @@ def version_at(tree: Tree, time: datetime | int) -> int:
         first = f"; the first that is known was at {marks[0][1]} ns" if marks else ""
         raise VersionExpiredError(f"time {time} is before the first commit{first}")
     _, visible = tree.head()
-    return min(visible, max(version for version, time_ns in marks if time_ns <= nanoseconds))
+    return min(visible, version_before(marks, nanoseconds))
 
 
 def oldest_of(tree: Tree, view: View) -> int:
@@ -58,7 +59,7 @@ def history_of(view: View, oldest: int, key: Any, column: str | None) -> Any:
         if not numeric:
             raise SchemaError(f"history(…, {column!r}): the column is {schema.field(column).type}; only numeric ones make an array")
     names = schema.names if column is None else [column]
-    sources = [s.sorted() if isinstance(s, MemSource) else s for s in view.sources]
+    sources = [s.sorted() if isinstance(s, MemSource) else s for s in view.every_source]
 
     def seen(keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
         return np.asarray(seqs <= view.version)

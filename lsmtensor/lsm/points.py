@@ -19,6 +19,7 @@ from ..sstable.points import file_rows
 from ..sstable.reader import TableReader
 from . import keyspace
 from .keyspace import Key
+from .layout import newest_first
 from .source import MemSource, RunSource, Source
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def points_of(table: TableVersion) -> tuple[Any, list[Source]]:
     """The `Points` of a table's sources, and these, newest interval of versions first."""
     # the active memtable is the newest also while it is empty
     others: list[Source] = [*table.mems[1:], *table.runs]
-    rest = sorted(others, key=lambda s: s.min_seq, reverse=True)
-    kit, ordered = rows.kit(), [*table.mems[:1], *rest]
+    kit, ordered = rows.kit(), [*table.mems[:1], *newest_first(others)]
     known: list[Any] = [MemPoints(s, table.schema, kit) if isinstance(s, MemSource) else RunPoints(s, table, kit) for s in ordered]
     return kit.Points(table.format, table.codec.scalar, known), ordered
 

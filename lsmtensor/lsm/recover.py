@@ -82,7 +82,7 @@ def _opened(env: Env, path: str, config: RunConfig, read_only: bool, manifest: M
     if read_only:
         # a reader that cannot pin files holds them open instead
         for opened in tree.head()[0].tables.values():
-            for source in opened.runs:
+            for source in opened.every:
                 for file in source.files:
                     _ = file.reader
         return tree

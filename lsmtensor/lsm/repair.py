@@ -8,7 +8,7 @@ again in their files, which bear their schemas, and are called ``table-N``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,8 +62,7 @@ def repair(env: Env, path: str, new: str, config: RunConfig, system: dict[str, A
     _replay(tree, lost)
     for table_id, (run, ref, rows) in ((t, found) for t, many in rest.items() for found in many):
         _take(tree, table_id, run, ref, rows, lost)
-    if not last.end:
-        _merge(tree)
+    _merge(tree, [t for t in layout.tables.values() if not last.end or _torn(last.layout.tables[t.id], t)])
     version = make_branch(tree, new, None, lambda ref, old, copy: _copy(env, old, copy))
     made = open_tree(env, new, config, read_only=True)
     try:
@@ -238,22 +237,27 @@ def _take(tree: Tree, table_id: int, run: Run, ref: FileRef, source: RunSource, 
     tree.state = tree.state.with_table(replace(table, mems=(*table.mems, found)))  # type: ignore[arg-type]
 
 
-def _merge(tree: Tree) -> None:
-    """Without a manifest nobody knows which rows of the logs are in files too: everything becomes one run, each version of a key once."""
+def _torn(before: TableState, now: TableState) -> bool:
+    """Whether a table lost files and had older versions apart, which are no longer behind all that is newer."""
+    return any(r.behind for r in before.runs) and [r.files for r in before.runs] != [r.files for r in now.runs]
+
+
+def _merge(tree: Tree, tables: Sequence[TableState]) -> None:
+    """Everything becomes one run, each version of a key once: without a manifest nobody knows which rows of the logs are in files too."""
 
     def once(keys: pa.Array, seqs: np.ndarray, ops: np.ndarray) -> np.ndarray:
         again = keyspace.same_as_previous(keys)
         again[1:] &= seqs[1:] == seqs[:-1]
         return ~again
 
-    for table in [t for t in tree.state.tables.values() if t.state.name != BLOBS]:  # their keys are given once
-        sources: list[Batches] = [*(m.sorted() for m in table.mems if m.rows), *table.runs]
+    for table in [tree.state.tables[t.id] for t in tables if t.name != BLOBS]:  # their keys are given once
+        sources: list[Batches] = [*(m.sorted() for m in table.mems if m.rows), *table.every]
         pairs = list(merged_batches(sources, once, table.physical, tree.config.sstable.batch_rows, None, None))
         if pairs:
             whole = pa.Table.from_batches([batch for batch, _ in pairs]).combine_chunks()
             seqs = whole.column("_seq").to_numpy()
             merged = _Salvaged(SortedTable(whole, keyspace.concat([k for _, k in pairs])), whole.num_rows, int(seqs.min()), int(seqs.max()))
-            tree.state = tree.state.with_table(replace(table, mems=(merged,), runs=()))  # type: ignore[arg-type]
+            tree.state = tree.state.with_table(replace(table, mems=(merged,), runs=(), behind=()))  # type: ignore[arg-type]
 
 
 def _rows(source: RunSource, i: int, names: list[str], start: int, stop: int, lost: Lost, path: str) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError
 from . import ops
+from .layout import version_before
 
 if TYPE_CHECKING:
     from .state import TableVersion
@@ -57,8 +58,7 @@ def oldest_version(tree: Tree, history: str | int, visible: int) -> int:
     if kind == "versions":
         return max(0, visible - amount)
     cutoff = tree.env.clock.time_ns() - amount * 1_000_000_000
-    layout = tree.manifest.layout
-    return max((v for v, t in layout.times if t <= cutoff), default=0)
+    return version_before(tree.manifest.layout.times, cutoff)
 
 
 def oldest_needed(tree: Tree, table: TableVersion) -> tuple[int, list[int]]:

@@ -72,6 +72,7 @@ class RunSource:
 
     def __init__(self, run: Run, files: Sequence[TableFile], schema: dict[str, Any], kept: tuple[pa.Field, ...] = ()) -> None:
         self.run, self.files, self.schema, self.kept = run, tuple(files), schema, kept
+        self.id, self.behind = run.id, run.behind
         self._readers: list[Any] = [None] * len(self.files)
         self.min_seq, self.max_seq = run.min_seq, run.max_seq
         self.starts = np.cumsum([0] + [f.ref.rows for f in self.files])
@@ -201,6 +202,8 @@ class RunSource:
 
 class MemSource:
     """A memtable as a source; ``frozen`` ones are sorted once, the active one at each scan that finds it changed."""
+
+    id, behind = -1, 0  # not the number of any run
 
     def __init__(self, memtable: Memtable) -> None:
         self.memtable = memtable

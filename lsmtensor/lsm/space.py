@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def report(tree: Tree) -> dict[str, Any]:
     """The body of `Database.space_report`. O(rows) over keys; values are not read."""
     state, version = tree.head()
-    rows = [entry for table in state.tables.values() for entry in _of_table(tree, View(table, version))]
+    rows = [entry for table in state.tables.values() for entry in _of_table(tree, View(table.whole, version))]
     names = ("table", "what", "rows", "bytes")
     table = pa.table({n: [r[i] for r in rows] for i, n in enumerate(names)} if rows else {n: [] for n in names})
     logs = sum(size_of(tree, file_path(tree.path, "wal", number)) for number in state.layout.wals)

@@ -21,7 +21,7 @@ from . import keyspace
 from .columns import GONE
 from .expiry import Expiry, expiry_of
 from .keyspace import Key
-from .layout import Layout, TableState
+from .layout import Layout, TableState, newest_first
 from .merge import Batches, Window, visible_at, windows
 from .points import points_of
 from .source import MemSource, RunSource, Source, gather, locate
@@ -58,7 +58,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class TableVersion:
-    """One table in one state: its layout entry, memtables and runs, each tuple newest first."""
+    """One table in one state: its layout entry, memtables and runs, each tuple newest first; apart, the runs ``behind`` others."""
 
     state: TableState
     mems: tuple[MemSource, ...]
@@ -66,6 +66,7 @@ class TableVersion:
     kept: tuple[pa.Field, ...] = ()
     # (version, commit time) marks, for rows that expire
     times: Callable[[], Sequence[tuple[int, int]]] | None = None
+    behind: tuple[RunSource, ...] = ()
 
     @cached_property
     def shape(self) -> Shape:
@@ -82,6 +83,31 @@ class TableVersion:
     @cached_property
     def physical(self) -> pa.Schema:
         return pa.schema([*self.shape.physical, *self.kept]) if self.kept else self.shape.physical
+
+    @property
+    def every(self) -> tuple[RunSource, ...]:
+        """All runs, those behind others last."""
+        return (*self.runs, *self.behind)
+
+    @property
+    def whole(self) -> TableVersion:
+        """The table with the runs behind others among its runs, as reads of the past and merges need it."""
+        # not kept where it is the table itself: files go with the last reference, which a circle would keep
+        return self._joined if self.behind else self
+
+    @cached_property
+    def _joined(self) -> TableVersion:
+        return replace(self, runs=tuple(newest_first(self.every)), behind=())
+
+    @cached_property
+    def _head(self) -> int:
+        """The version from which on nothing behind a run is seen."""
+        before = {r.behind for r in self.behind}
+        return max((r.max_seq for r in self.runs if r.id in before), default=1 << 63)
+
+    def seen(self, version: int) -> TableVersion:
+        """The table with no more runs than a reader of a version needs."""
+        return self.whole if self.behind and version < self._head else self
 
     def at(self, version: int) -> TableVersion:
         """The table with the schema that was in force at a version."""
@@ -105,7 +131,7 @@ class TableVersion:
                 indexes[name] = {**entry, "column": was.name}
         past = tuple(p for p in self.state.past if p["until"] < until)
         state = replace(self.state, schema=schema, options=options, indexes=indexes, past=past)
-        runs = tuple(RunSource(r.run, r.files, schema) for r in self.runs if r.min_seq < until)
+        runs = tuple(RunSource(r.run, r.files, schema) for r in self.whole.runs if r.min_seq < until)
         return TableVersion(state, (), runs, times=self.times)
 
     def keeping(self, oldest: int) -> TableVersion:
@@ -167,7 +193,7 @@ class TableVersion:
         """Every source, newest interval of versions first; empty memtables left out."""
         full: list[Source] = [m for m in self.mems if m.rows]
         full.extend(self.runs)
-        return sorted(full, key=lambda s: s.min_seq, reverse=True)
+        return newest_first(full)
 
     def unflushed(self) -> int | None:
         """The oldest version that only the log and a memtable hold."""
@@ -195,9 +221,19 @@ class View:
     table: TableVersion
     version: int
 
+    def __post_init__(self) -> None:
+        if self.table.behind:
+            object.__setattr__(self, "table", self.table.seen(self.version))
+
     @cached_property
     def sources(self) -> list[Source]:
         return self.table.sources()
+
+    @cached_property
+    def every_source(self) -> list[Source]:
+        """With those that hold nothing which this version sees."""
+        own: list[Source] = [] if self.overlay is None else [self.overlay]
+        return [*own, *self.table.whole.sources()] if self.table.behind else self.sources
 
     @property
     def overlay(self) -> MemSource | None:

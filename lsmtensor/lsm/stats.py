@@ -81,8 +81,8 @@ def stats_of(tree: Tree, deep: bool) -> Stats:
 def table_stats(table: TableVersion) -> dict[str, Any]:
     """What `stats` says of one table."""
     return {
-        "runs": len(table.runs), "levels": sorted({r.run.level for r in table.runs}), "file_rows": sum(r.rows for r in table.runs),
-        "file_bytes": sum(f.ref.size for r in table.runs for f in r.files), "memtable_rows": sum(m.rows for m in table.mems),
+        "runs": len(table.runs), "levels": sorted({r.run.level for r in table.runs}), "file_rows": sum(r.rows for r in table.every),
+        "file_bytes": sum(f.ref.size for r in table.every for f in r.files), "memtable_rows": sum(m.rows for m in table.mems),
         "indexes": dict(table.state.indexes),
     }  # fmt: skip
 
@@ -90,7 +90,7 @@ def table_stats(table: TableVersion) -> dict[str, Any]:
 def _held(tree: Tree, tables: Any) -> Iterator[tuple[str | None, str, int]]:
     """(table, kind of file, bytes) of what is there now; memtables too."""
     for table in tables:
-        refs = [f.ref for r in table.runs for f in r.files]
+        refs = [f.ref for r in table.every for f in r.files]
         yield table.state.name, "table files", sum(f.size for f in refs)
         yield table.state.name, "indexes", sum(space.size_of(tree, f"{tree.path}/sst/{n}") for n in {n for f in refs for s in f.segments for n in s.names})
         yield table.state.name, "memtables", sum(m.memtable.nbytes for m in table.mems if m.rows)

@@ -96,7 +96,7 @@ class Tree(Commits):
         with self._publish:
             table = self.state.tables[table_id]
             state = replace(table.state, runs=(run, *table.state.runs))
-            self.state = self.state.with_table(self._table_version(state, table.mems, table.runs))
+            self.state = self.state.with_table(self._table_version(state, table.mems, table.every))
 
     def begin(self, next_file: int) -> None:
         """End recovery: enter the recovered runs in the layout and begin a log of our own."""
@@ -261,8 +261,9 @@ class Tree(Commits):
 
     def _table_version(self, table: TableState, mems: tuple[MemSource, ...] = (), old: tuple[RunSource, ...] = ()) -> TableVersion:
         known = {r.run: r for r in old}
-        runs = (known.get(run) or RunSource(run, [self.file(ref) for ref in run.files], table.schema) for run in table.runs)
-        return TableVersion(table, mems or (self._new_mem(table),), tuple(runs), times=self.times)
+        made = [known.get(run) or RunSource(run, [self.file(ref) for ref in run.files], table.schema) for run in table.runs]
+        runs, behind = tuple(r for r in made if not r.behind), tuple(r for r in made if r.behind)
+        return TableVersion(table, mems or (self._new_mem(table),), runs, times=self.times, behind=behind)
 
     def file(self, ref: FileRef) -> TableFile:
         file = self._files.get(ref.number)
@@ -351,7 +352,7 @@ class Tree(Commits):
                         tables[state.id] = self._table_version(state)
                         continue
                     mems = tuple(m for m in current.mems if m is not flushed)
-                    tables[state.id] = self._table_version(state, mems, current.runs)
+                    tables[state.id] = self._table_version(state, mems, current.every)
                 self.state = State(layout, tables)
                 self._level0, self.calm = self._pressure(), False
                 self.memtable_limit = min(self.config.memtable.limit_bytes, max(MIN_MEMTABLE, self.cache.limit // max(1, len(tables))))
@@ -392,7 +393,7 @@ class Tree(Commits):
             version = self.next_version()
             gone = self._table(self.state, table_id)
             self.install([ops.drop_table(table_id)])
-            self.forget([f for run in gone.runs for f in run.files])
+            self.forget([f for run in gone.every for f in run.files])
             self.show(version)
 
     def next_version(self) -> int:

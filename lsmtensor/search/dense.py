@@ -342,7 +342,8 @@ def visible(view: View, number: int, source: Source, where: Any) -> np.ndarray |
     """bool (rows,): the rows of a source, the ``number``-th of a view, that the view sees and a filter allows; None for all."""
     marks = marks_of(source)
     own = view.overlay
-    newer = [s for s in view.sources[:number] if s is not own]
+    every = view.every_source
+    newer = [s for s in every[: every.index(source)] if s is not own]
     marks.resolve(source, newer, max([view.version, *(s.max_seq for s in newer)]))
     mask = marks.visible(view.version)
     if own is not None and source is not own:

@@ -22,7 +22,7 @@ from .workload import Model, Step
 CONFIG = workload.CONFIG.with_set("memtable.limit_bytes=100000", "wal.segment_bytes=3000", "index.min_rows=20", "sstable.filter=bloom(bits=8)")
 TINY: list[Step] = [
     workload._create("docs", workload.DOCS, indexes={"v": "hnsw(m=4)"}), workload._upsert(0, 24), workload.FLUSH, workload._tag("early"), workload._upsert(1, 3),
-    workload._arrays(small=workload.LARGE[0]), workload.FLUSH, workload._create("words", workload.WORDS), workload._words(0), workload.REOPEN, workload._words(2),
+    workload._arrays(small=workload.LARGE[0]), workload.FLUSH, workload._create("words", workload.WORDS, indexes={"word": "text"}), workload._words(0, 24), workload.REOPEN, workload._words(2),
     workload._create("films", workload.FILMS), workload._films(0, [1, 2, 3, 4]), workload.FLUSH, workload._index("second", "ivfflat(lists=2)"), workload._index("pages", "diskann"),
     workload._delete(0, 2), workload._tag("late"),
 ]  # fmt: skip

@@ -76,8 +76,8 @@ def _delete(first: int, stop: int) -> Step:
     return Step("delete", lambda db: db["docs"].delete(list(range(first, stop))), change)
 
 
-def _words(n: int) -> Step:
-    rows: dict[str, list[Any]] = {"word": [f"w{i}" for i in range(n, n + 5)], "n": [None if i % 4 == 0 else i for i in range(n, n + 5)]}
+def _words(n: int, size: int = 5) -> Step:
+    rows: dict[str, list[Any]] = {"word": [f"w{i}" for i in range(n, n + size)], "n": [None if i % 4 == 0 else i for i in range(n, n + size)]}
 
     def change(model: Model) -> None:
         model.tables["words"].update({w: (v,) for w, v in zip(rows["word"], rows["n"], strict=True)})
@@ -189,8 +189,8 @@ def _drop(name: str) -> Step:
 FLUSH, COMPACT = Step("flush", lambda db: db.flush()), Step("compact", lambda db: db.compact())
 REOPEN = Step("reopen", lambda db: db.close())
 STEPS = [
-    _create("docs", DOCS, indexes={"v": "hnsw"}), _create("words", WORDS), _upsert(0, 12), _words(0), _upsert(1, 200), _delete(3, 23), _tag("early"),
-    _transaction(40), _arrays(small=LARGE[0], other=LARGE[3]), FLUSH, _upsert(5, 12), _arrays(large=LARGE), _slice(), _upsert(6, 300), _words(3), COMPACT,
+    _create("docs", DOCS, indexes={"v": "hnsw"}), _create("words", WORDS, indexes={"word": "text"}), _upsert(0, 12), _words(0), _upsert(1, 200), _delete(3, 23), _tag("early"),
+    _transaction(40), _arrays(small=LARGE[0], other=LARGE[3]), FLUSH, _upsert(5, 12), _arrays(large=LARGE), _slice(), _upsert(6, 300), _words(3, 45), COMPACT,
     _create("films", FILMS, history="none"), _films(0, [1, 2, 3]), _films(1, [4, 5, 6, 7, 8, 9]), FLUSH,
     _index("second", "ivfflat(placement=table)"), _upsert(7, 12), REOPEN, _upsert(8, 12), _delete(50, 60), _tag("late"), _index("second", None), _arrays(small=None),
     _create("brief", WORDS), _transaction(77), _drop("brief"),
@@ -252,6 +252,10 @@ def held(db: Database) -> Model:
         found = db["docs"].search(np.array(docs[key][1:], np.float32), k=1).column("id").to_pylist()
         if not found or docs[found[0]][1:] != docs[key][1:]:
             raise AssertionError(f"a search for the vector of row {key} finds {found}")
+    for word in list(model.tables["words"])[:: max(1, len(model.tables["words"]) // 3)] if model.indexes.get("words") else ():
+        found = db["words"].search(text=word, k=9).column("word").to_pylist()
+        if word not in found or not set(found) <= set(model.tables["words"]):
+            raise AssertionError(f"a search for {word!r} finds {found}")
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..layout import Run, TableState
+from ..layout import Run, TableState, version_before
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Moment:
 
     def version_before(self, seconds: float) -> int:
         """The newest version that is at least so old; 0 where none is known to be."""
-        cutoff = self.now_ns - int(seconds * 1e9)
-        return max((version for version, time_ns in self.times if time_ns <= cutoff), default=0)
+        return version_before(self.times, self.now_ns - int(seconds * 1e9))
 
 
 class Policy(Protocol):
