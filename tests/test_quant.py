@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import lsmtensor as lt
 from lsmtensor import quant
 from lsmtensor.bench import datasets
+from lsmtensor.kernels.numpy_grid import packed
 from lsmtensor.kernels.training import kmeans
-from lsmtensor.quant.base import pack_bits, unpack_bits
+from lsmtensor.quant.base import unpack_bits
 from lsmtensor.testing import quantizers as suite
 
 SPECS = [
@@ -34,9 +35,9 @@ def test_every_quantizer_is_tested():
 @given(st.integers(1, 8), st.integers(1, 40), st.integers(0, 5), st.integers(0, 2**32))
 def test_bits_are_packed(bits, dim, n, seed):
     values = np.random.default_rng(seed).integers(0, 2**bits, (n, dim)).astype(np.uint8)
-    packed = pack_bits(values, bits)
-    assert packed.shape == (n, -(-dim * bits // 8))
-    np.testing.assert_array_equal(unpack_bits(packed, bits, dim), values)
+    made = packed(values, bits)
+    assert made.shape == (n, -(-dim * bits // 8))
+    np.testing.assert_array_equal(unpack_bits(made, bits, dim), values)
 
 
 def recall(spec, x, queries, truth, rerank=0):

@@ -309,6 +309,6 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 # those over graphs and codes and those over posting lists are in files of their own, which declare them after what is here
-from . import contract_codes, contract_sparse  # noqa: E402, F401
+from . import contract_codes, contract_grid, contract_sparse  # noqa: E402, F401
 
 __all__ = ["COSINE", "HAMMING", "IP", "KERNELS", "L1", "L2", "METRICS"]

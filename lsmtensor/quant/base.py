@@ -180,19 +180,8 @@ class Quantizer(ABC):
         return f"<lsmtensor.quant {self.spec}, dim {self.dim}, {self.code_bytes} bytes a vector{'' if self.fitted else ', untrained'}>"
 
 
-def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 (n, ceil(d bits / 8)): values (n, d) below 2**bits, back to back, the lowest bit first."""
-    if bits == 8:
-        return values.astype(np.uint8)
-    if bits == 4 and values.shape[1] % 2 == 0:
-        v = values.astype(np.uint8)
-        return v[:, ::2] | v[:, 1::2] << np.uint8(4)
-    each = (values.astype(np.uint8)[:, :, None] >> np.arange(bits, dtype=np.uint8)) & np.uint8(1)
-    return np.packbits(each.reshape(len(values), values.shape[1] * bits), axis=1, bitorder="little")
-
-
 def unpack_bits(packed: np.ndarray, bits: int, dim: int) -> np.ndarray:
-    """uint8 (n, dim): what `pack_bits` was given."""
+    """uint8 (n, dim): the values that `packed` was given."""
     if bits == 8:
         return packed
     if bits == 4 and dim % 2 == 0:
@@ -203,13 +192,8 @@ def unpack_bits(packed: np.ndarray, bits: int, dim: int) -> np.ndarray:
     return (each << np.arange(bits, dtype=np.uint8)).sum(2, dtype=np.uint8)
 
 
-def with_floats(codes: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """Codes with float32 columns (n,) behind them, as bytes."""
-    return np.concatenate([codes, *(np.ascontiguousarray(c, np.float32)[:, None].view(np.uint8) for c in columns)], 1)
-
-
 def floats_of(codes: np.ndarray, count: int) -> list[np.ndarray]:
-    """The last ``count`` float32 columns that `with_floats` put there."""
+    """The ``count`` float32 columns behind codes."""
     width = codes.shape[1]
     return [np.ascontiguousarray(codes[:, width - 4 * (count - i) : width - 4 * (count - i) + 4]).view(np.float32)[:, 0] for i in range(count)]
 
@@ -221,7 +205,6 @@ def rotated(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.negative(run.pairwise(x, rows, IP))
 
 
-def rotation(dim: int, seed: int) -> np.ndarray:
-    """float32 (dim, dim): a random orthogonal matrix. Values of a vector become alike, so that one grid fits all."""
-    made, upper = np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))
-    return np.ascontiguousarray(made * np.sign(np.diag(upper)), np.float32)
+def signs(dim: int, seed: int) -> np.ndarray:
+    """float32 (4, dim) of +1 and -1: what `kernels.turn` turns rows by. Values of a vector become alike, so that one grid fits all."""
+    return np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (4, dim))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernels.numpy_grid import packed
 from . import REGISTRY
-from .base import Quantizer, pack_bits, unpack_bits
+from .base import Quantizer, unpack_bits
 
 
 @REGISTRY.register("binary")
@@ -30,7 +31,7 @@ class Binary(Quantizer):
         self._deviation = np.abs(x - self._mean).mean(0, dtype=np.float64).astype(np.float32)
 
     def _encode(self, x: np.ndarray) -> np.ndarray:
-        return pack_bits(x > self._mean, 1)
+        return packed(x > self._mean, 1)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         bits = unpack_bits(codes, 1, self.dim).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import InvalidArgumentError
 from . import REGISTRY
-from .base import Quantizer, floats_of, with_floats
+from .base import Quantizer, floats_of
 
 GRANULARITIES = ("vector", "channel", "tensor")
 
@@ -55,7 +55,7 @@ class Int8(Quantizer):
         codes = np.clip(np.rint(y, out=y), least, 127, out=y).astype(np.int8).view(np.uint8)
         if self.per != "vector":
             return codes
-        return with_floats(codes, step[:, 0], *([offset[:, 0]] if self.affine else []))
+        return np.concatenate([codes, step.view(np.uint8), *([offset.view(np.uint8)] if self.affine else [])], 1)
 
     def _bound(self, x: np.ndarray) -> np.ndarray:
         """Half a step, and for values past a learned range how far past."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .. import kernels
 from ..errors import InvalidArgumentError
 from . import REGISTRY
-from .base import Quantizer, floats_of, pack_bits, rotated, rotation, unpack_bits, with_floats
+from .base import Quantizer, floats_of, signs, unpack_bits
 
 # how far inside a row's extremes its grid may end: the few values beyond it cost less than a finer grid gains
-SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+SHRINK = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7], np.float32)
 
 
 @REGISTRY.register("lvq")
 class Lvq(Quantizer):
     """``bits`` a value and two floats a row. With ``second`` bits the error of the first level is coded again, on a grid as wide as
-    its step: two levels, of which a search may read one. ``rotate`` makes the values of a row alike first (a matrix is learned)."""
+    its step: two levels, of which a search may read one. ``rotate`` makes the values of a row alike first."""
 
-    name, learned = "lvq", ("mean", "turn")
+    name, learned = "lvq", ("mean", "signs")
 
     def __init__(self, dim: int, bits: int = 4, second: int = 0, rotate: bool = True, seed: int = 0) -> None:
         super().__init__(dim, seed, bits=bits, second=second, rotate=rotate)
@@ -25,51 +28,23 @@ class Lvq(Quantizer):
             raise InvalidArgumentError(f"{self.name}(bits={bits}, second={second}); give 1 to 8, and 0 to 8 for the second level")
         self.bits, self.second, self.rotate = int(bits), int(second), bool(rotate)
         self._mean = np.zeros(dim, np.float32)
-        self._turn = np.zeros((dim if rotate else 0, dim if rotate else 0), np.float32)
+        self._signs = signs(dim, seed)[: 4 if rotate else 0]
 
     @property
     def code_bytes(self) -> int:
         return -(-self.dim * self.bits // 8) + -(-self.dim * self.second // 8) + 8
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        side = self.dim if self.rotate else 0
-        return {"mean": (self.dim,), "turn": (side, side)}
+        return {"mean": (self.dim,), "signs": (4 if self.rotate else 0, self.dim)}
 
     def _fit(self, x: np.ndarray) -> None:
         self._mean = x.mean(0, dtype=np.float64).astype(np.float32)
-        if self.rotate:
-            self._turn = rotation(self.dim, self.seed)
 
     def _encode(self, x: np.ndarray) -> np.ndarray:
-        y = x - self._mean
-        if self.rotate:
-            y = rotated(y, np.ascontiguousarray(self._turn.T))
-        top = np.float32(2**self.bits - 1)
-        low, high = y.min(1, keepdims=True), y.max(1, keepdims=True)
-        middle, half = (low + high) / 2, (high - low) / 2
-        best = np.full((len(y), 1), np.inf, np.float32)
-        codes, steps, lows = np.zeros(y.shape, np.uint8), np.zeros_like(low), low.copy()
-        for share in SHRINK if self.bits < 8 and not self.second else SHRINK[:1]:
-            start = middle - half * np.float32(share)
-            step = 2 * half * np.float32(share) / top
-            step = np.where(step > 0, step, np.float32(1))
-            tried = y - start
-            tried /= step
-            np.clip(np.rint(tried, out=tried), 0, top, out=tried)
-            missed = tried * step
-            missed += start
-            missed -= y
-            error = np.einsum("nd,nd->n", missed, missed)[:, None]
-            better = error < best
-            rows = np.flatnonzero(better)
-            codes[rows] = tried[rows]
-            best, steps, lows = np.where(better, error, best), np.where(better, step, steps), np.where(better, start, lows)
-        parts = [pack_bits(codes, self.bits)]
-        if self.second:
-            finer = np.float32(2**self.second)
-            rest = (y - (codes * steps + lows)) / steps + np.float32(0.5)  # 0 to 1 where the first level did not clip
-            parts.append(pack_bits(np.clip(np.floor(rest * finer), 0, finer - 1), self.second))
-        return with_floats(np.concatenate(parts, 1), lows[:, 0], steps[:, 0])
+        run: Any = kernels.choose()
+        y = run.turn(x - self._mean, self._signs, False)
+        made: np.ndarray = run.grid_encode(y, self.bits, self.second, SHRINK if self.bits < 8 and not self.second else SHRINK[:1])
+        return made
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         low, step = (f[:, None] for f in floats_of(codes, 2))
@@ -79,10 +54,9 @@ class Lvq(Quantizer):
             stop = first + -(-self.dim * self.second // 8)
             rest = unpack_bits(np.ascontiguousarray(codes[:, first:stop]), self.second, self.dim)
             y += (rest + np.float32(0.5)) / np.float32(2**self.second) - np.float32(0.5)
-        y = y * step + low
-        if self.rotate:
-            y = rotated(y, self._turn)
-        return np.asarray(y + self._mean, np.float32)
+        run: Any = kernels.choose()
+        made: np.ndarray = run.turn(y * step + low, self._signs, True) + self._mean
+        return made
 
 
 @REGISTRY.register("int4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import REGISTRY
-from .base import rotated, rotation
+from .base import rotated
 from .pq import Pq
 
 
@@ -37,7 +37,7 @@ class Opq(Pq):
             chosen = min(open_, key=lambda i: load[i])
             parts[chosen].append(axis)
             load[chosen] += np.log(max(values[axis], floor) / floor)
-        self._turn = np.ascontiguousarray(axes[:, np.concatenate(parts)], np.float32) if len(few) > 1 else rotation(self.dim, self.seed)
+        self._turn = np.ascontiguousarray(axes[:, np.concatenate(parts)], np.float32)
         for _ in range(self.rounds):
             turned = few @ self._turn
             super()._fit(turned)

@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import kernels
 from ..errors import InvalidArgumentError
+from ..kernels.numpy_grid import packed
 from ..kernels.training import codebooks
 from . import REGISTRY
-from .base import Quantizer, pack_bits, unpack_bits
+from .base import Quantizer, unpack_bits
 
 
 @REGISTRY.register("pq")
@@ -52,7 +53,7 @@ class Pq(Quantizer):
         return made
 
     def _encode(self, x: np.ndarray) -> np.ndarray:
-        return pack_bits(self._nearest(x), self.bits)
+        return packed(self._nearest(x), self.bits)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         chosen = unpack_bits(codes, self.bits, self.m)

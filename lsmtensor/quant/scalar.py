@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .. import kernels
 from ..errors import InvalidArgumentError
 from . import REGISTRY
-from .base import Quantizer, pack_bits, unpack_bits
+from .base import Quantizer, unpack_bits
 
 
 @REGISTRY.register("scalar")
@@ -38,9 +41,9 @@ class Scalar(Quantizer):
     def _encode(self, x: np.ndarray) -> np.ndarray:
         top = np.float32(2**self.bits - 1)
         span = np.where(self._high > self._low, self._high - self._low, np.float32(1))
-        y = x - self._low
-        y *= top / span
-        return pack_bits(np.clip(np.rint(y, out=y), 0, top, out=y), self.bits)
+        run: Any = kernels.choose()
+        made: np.ndarray = run.scalar_encode(x, self._low, top / span, self.bits)
+        return made
 
     def _bound(self, x: np.ndarray) -> np.ndarray:
         """Half a step, and for values past the range how far past."""

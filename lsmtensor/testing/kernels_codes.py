@@ -169,7 +169,46 @@ def _pq_ranges(rng: np.random.Generator) -> Iterator[Args]:
             yield args, queries, base[:, :0], np.arange(n), cuts[:, :0], 3, 3, mask
 
 
+def _turn(rng: np.random.Generator) -> Iterator[Args]:
+    for n, d, rounds in ((0, 4, 4), (5, 1, 2), (33, 3, 0), (40, 24, 4), (16, 64, 3)):
+        for back in (False, True):
+            yield rng.normal(size=(n, d)).astype(np.float32), rng.choice([-1, 1], (rounds, d)).astype(np.float32), back
+
+
+def _scalar_encode(rng: np.random.Generator) -> Iterator[Args]:
+    for bits, (n, d) in zip((1, 2, 3, 4, 5, 8), ((0, 3), (17, 1), (40, 9), (5, 24), (16, 7), (33, 12)), strict=True):
+        x = (rng.standard_t(2, (n, d)) * 10).astype(np.float32)
+        yield x, rng.normal(size=d).astype(np.float32), rng.uniform(0, 2, d).astype(np.float32), bits
+
+
+def _grid_encode(rng: np.random.Generator) -> Iterator[Args]:
+    """Values whose grids and errors are whole numbers of a power of two, so that every backend finds the same."""
+    for bits, second, (n, d) in ((1, 0, (0, 3)), (2, 3, (17, 1)), (4, 0, (40, 24)), (4, 8, (5, 9)), (3, 1, (16, 70)), (8, 0, (33, 12))):
+        whole = rng.integers(0, 2**bits, (n, d))
+        whole[1:, :1], whole[1:, 1:2] = 0, 2**bits - 1  # the first row may have any range
+        if n:
+            whole[0] = 5
+        yield (whole * 2.0 ** rng.integers(-3, 3, (n, 1)) - 2).astype(np.float32), bits, second, np.array([1, 0.5][: 1 + d % 2], np.float32)
+
+
+def _angle_encode(rng: np.random.Generator) -> Iterator[Args]:
+    for bits, (n, d) in ((1, (0, 3)), (1, (17, 1)), (4, (40, 24)), (3, (5, 9)), (8, (33, 12))):
+        x = rng.integers(-7, 8, (n, d)).astype(np.float32)
+        x[1:, :1] = -8
+        x[:1] = 0
+        yield x, bits, np.array([1, 0.5][: 1 + (bits > 1)], np.float32)
+
+
+def _half_encode(rng: np.random.Generator) -> Iterator[Args]:
+    bits = rng.integers(0, 2**32, (64, 33), dtype=np.uint32).view(np.float32)
+    small = (rng.normal(size=(64, 33)) * 2.0 ** rng.integers(-30, 20, (64, 33))).astype(np.float32)
+    for x in (np.where(np.isfinite(bits), bits, np.float32(0)), small, np.array([[65504, 65519.9, -65520, 2**-24, 2**-25, 3 * 2**-26, -0.0, 3.4e38]], np.float32), small[:0]):
+        for brain in (False, True):
+            yield x, brain
+
+
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
+    "turn": _turn, "scalar_encode": _scalar_encode, "grid_encode": _grid_encode, "angle_encode": _angle_encode, "half_encode": _half_encode,
     "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_forest": _code_forest, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
 }  # fmt: skip
 
