@@ -15,18 +15,9 @@ cdef extern from "_grid.h" nogil:
         void (*grid)(const float *, int64_t, int64_t, int, int, const float *, int64_t, void *, uint8_t *, int64_t) noexcept nogil
         void (*angle)(const float *, int64_t, int64_t, int, const float *, int64_t, void *, uint8_t *, int64_t) noexcept nogil
         void (*half)(const float *, int64_t, int, uint16_t *) noexcept nogil
-    const grid_table *grid_chosen
-    int grid_choose(const char *)
+    const grid_table *chosen
 
-grid_choose(NULL)
-
-
-def set_isa(name):
-    """Choose an instruction set by name (None: the widest); False where this processor cannot run it."""
-    if name is None:
-        return bool(grid_choose(NULL))
-    cdef bytes text = name.encode()
-    return bool(grid_choose(text))
+include "_isa.pxi"
 
 
 cdef uint8_t[::1] _room(int64_t d):
@@ -44,7 +35,7 @@ def turn(const float[:, ::1] x, const float[:, ::1] signs, bint back):
     cdef uint8_t[::1] room = _room(d)
     if n and d:
         with nogil:
-            grid_chosen.turn(&x[0, 0], n, d, &signs[0, 0] if signs.shape[0] else NULL, signs.shape[0], back, &room[0], &out[0, 0])
+            chosen.turn(&x[0, 0], n, d, &signs[0, 0] if signs.shape[0] else NULL, signs.shape[0], back, &room[0], &out[0, 0])
     return made
 
 
@@ -57,7 +48,7 @@ def scalar_encode(const float[:, ::1] x, const float[::1] low, const float[::1] 
     cdef uint8_t[::1] room = _room(d)
     if n and d:
         with nogil:
-            grid_chosen.scalar(&x[0, 0], n, d, &low[0], &by[0], bits, &room[0], &out[0, 0])
+            chosen.scalar(&x[0, 0], n, d, &low[0], &by[0], bits, &room[0], &out[0, 0])
     return made
 
 
@@ -69,7 +60,7 @@ def grid_encode(const float[:, ::1] x, int bits, int second, const float[::1] sh
     cdef uint8_t[::1] room = _room(d)
     if n and d:
         with nogil:
-            grid_chosen.grid(&x[0, 0], n, d, bits, second, &shares[0], shares.shape[0], &room[0], &out[0, 0], out.shape[1])
+            chosen.grid(&x[0, 0], n, d, bits, second, &shares[0], shares.shape[0], &room[0], &out[0, 0], out.shape[1])
     return made
 
 
@@ -81,7 +72,7 @@ def angle_encode(const float[:, ::1] x, int bits, const float[::1] shares):
     cdef uint8_t[::1] room = _room(d)
     if n and d:
         with nogil:
-            grid_chosen.angle(&x[0, 0], n, d, bits, &shares[0], shares.shape[0], &room[0], &out[0, 0], out.shape[1])
+            chosen.angle(&x[0, 0], n, d, bits, &shares[0], shares.shape[0], &room[0], &out[0, 0], out.shape[1])
     return made
 
 
@@ -90,5 +81,5 @@ def half_encode(const float[:, ::1] x, bint brain):
     cdef uint16_t[:, ::1] out = made
     if made.size:
         with nogil:
-            grid_chosen.half(&x[0, 0], x.shape[0] * x.shape[1], brain, &out[0, 0])
+            chosen.half(&x[0, 0], x.shape[0] * x.shape[1], brain, &out[0, 0])
     return made
