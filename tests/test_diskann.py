@@ -132,14 +132,16 @@ def test_sections_that_lie_are_refused():
     header, arrays = index.to_sections(include_vectors=True)
     links = arrays["pages"].copy()
     for name, wrong in {
-        "order": np.zeros(600, np.uint32), "pages": arrays["pages"][1:], "out": np.zeros(1, np.int64), "top_points": np.zeros((3, 8), np.float32),
+        "order": np.zeros(600, np.uint32), "pages": arrays["pages"][1:], "out": np.zeros(1, np.int64),
         "codes": arrays["codes"][1:], "top_rows": np.array([700], np.uint32),
     }.items():  # fmt: skip
         expect(CorruptionError, "", lambda name=name, wrong=wrong: lt.indexes.from_sections(header, {**arrays, name: wrong}))
     # a link beyond the rows on a page whose sum is right
     links[:, 4 * 8 : 4 * 8 + 4] = 0xFE
     paged.seal(links)
-    lying = lt.indexes.from_sections(header, {**arrays, "pages": links})
+    expect(CorruptionError, "links", lambda: lt.indexes.from_sections(header, {**arrays, "pages": links}))
+    cold = {**header, "settings": {**header["settings"], "cache": 0.0}}
+    lying = lt.indexes.from_sections(cold, {**arrays, "pages": links})
     expect(CorruptionError, "links", lambda: lying.search(vectors(2, 50, 8), 10))
 
 

@@ -1,8 +1,8 @@
 """A graph larger than memory: codes in memory, full rows and links in pages of a file (DiskANN).
 
 After Subramanya et al., NeurIPS 2019; deletion with repair after Singh et al., arXiv 2105.09613; neighbours that share a page are
-expanded with it (Wang et al., SIGMOD 2024). The graph is that of `fqg`, built on whole numbers. The queries of a batch walk
-in step: a page that several ask for is read once.
+expanded with it (Wang et al., SIGMOD 2024). The graph is that of `fqg`, built on whole numbers. A page that several queries of a batch ask for
+is read once.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError
-from ..kernels.numpy_codes import entries
 from . import REGISTRY
 from .above import NONE
 from .base import Found
 from .codes import taken
 from .fqg import FQG, LEAST, LOOSE, connect
-from .paged import Layout, Paged
+from .paged import Layout, Paged, lying
 from .params import check_counts, settled
 from .rows import Rows, aligned
 
-# no row: behind every other, and nothing to expand
-NOTHING = np.iinfo(np.int64).max
-# where walks begin, by one in the graph above
-BEAM_ABOVE, BEGIN = 8, 4
+# the most pages that are asked for at once
+BEAM = 1024
 # nanoseconds, for the choice between scan and walk under a filter: a code scanned, a page read
 SCANNED, READ = 30.0, 50_000.0
 # rows that came since the pages were laid out, as a share of those, when they are laid out anew
@@ -45,13 +42,15 @@ class DiskANN(FQG):
     """
 
     name = "diskann"
+    # before 2 the vectors of the graph above lay in memory
+    version = 2
     search_params = ("ef", "beam")
 
     def __init__(
         self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None, degree: int = 64, ef_construction: int = 96,
         passes: int = 2, quant: str = "auto", ef: int = 32, beam: int = 8, cache: float = 0.02, seed: int = 0,
     ) -> None:  # fmt: skip
-        (self.beam,) = settled("diskann", beam=(beam, 1, 1024))
+        (self.beam,) = settled("diskann", beam=(beam, 1, BEAM))
         if isinstance(cache, bool) or not isinstance(cache, (int, float)) or not 0 <= cache <= 1:
             raise InvalidArgumentError(f"diskann: cache={cache!r}; give a share of the pages, from 0 to 1")
         self.cache = float(cache)
@@ -69,7 +68,6 @@ class DiskANN(FQG):
         self._order, self._laid = np.empty(0, np.uint32), 0
         # the links are those of the pages, and not in memory
         self._on_pages = False
-        self._top_points = np.empty((0, self.dim), np.float32)
 
     # -- building --------------------------------------------------------------------------------
 
@@ -103,7 +101,6 @@ class DiskANN(FQG):
             self._order, self._laid = self._layout.order(self._links.array[:n]), n
         else:
             self._order = np.concatenate([self._order, np.arange(len(self._order), n, dtype=np.uint32)])
-        self._top_points = self._vectors.take(self._above.rows.array.astype(np.int64))
 
     def _inserted(self, stop: int) -> int:
         done = super()._inserted(stop)
@@ -185,15 +182,17 @@ class DiskANN(FQG):
     # -- searching -------------------------------------------------------------------------------
 
     def _ready(self) -> Any:
-        """(net of the codes alone, net of the graph above, place of each row)."""
+        """Rows, links and codes for the kernels."""
         if self._net is None:
-            above = self._coded.over(self._top_points, self._above.rows.array, self._above.links.array) if len(self._above) else None
+            above = (self._above.net(self._coded), self._above.rows.array) if len(self._above) else None
+            pages, hot, slot, points, ahead = lying(self._vectors, self._layout)
             if self._on_pages:
-                place = self._vectors.place  # type: ignore[attr-defined]
+                place, links = slot, np.empty((0, self.degree), np.uint32)
             else:
-                place = np.empty(len(self._order), np.int64)
-                place[self._order] = np.arange(len(place))
-            self._net = self._coded.net(np.empty((0, self.dim), np.float32)), above, place
+                place, links = np.empty(self._done, np.int32), self._links.array
+                place[self._order] = np.arange(self._done, dtype=np.int32)
+            net = self._coded.net(np.empty((0, self.dim), np.float32), above=above)
+            self._net = self._kernels.page_net(net, pages, hot, self._order, place, slot, points, links, len(self._order), ahead)
         return self._net
 
     def _near(  # type: ignore[override]
@@ -204,121 +203,41 @@ class DiskANN(FQG):
         matches = n if mask is None else int(np.count_nonzero(mask))
         if matches == n:
             mask = None
-        width, ahead = max(self.ef if ef is None else int(ef), k), int(beam or self.beam)
+        width, ahead = max(self.ef if ef is None else int(ef), k), min(int(beam or self.beam), BEAM)
         if self._done == 0 or width >= matches or k == 0:
             return self._exact(queries, k, mask)
         if mask is not None and matches * SCANNED <= READ * width * (n / matches):
-            return self._scan(queries, k, width, mask)
+            return self._counted(*self._kernels.page_scan(self._ready(), queries, k, width, mask))
         # enough of what the mask allows among as many
-        found = self._walk(queries, k, min(n, int(width * (n / matches))), ahead, mask)
+        found = self._counted(*self._kernels.page_search(self._ready(), queries, k, min(n, int(width * (n / matches))), ahead, mask))
         short = found[0][:, -1] < 0
         if short.any():
             # more equal rows than links lead to
-            found[0][short], found[1][short] = self._scan(queries[short], k, width, mask)
+            found[0][short], found[1][short] = self._counted(*self._kernels.page_scan(self._ready(), queries[short], k, width, mask))
         return found
 
-    def _walk(self, queries: np.ndarray, k: int, ef: int, beam: int, mask: np.ndarray | None) -> Found:
-        net, above, place = self._ready()
-        if above is None:
-            starts = np.tile(entries(self._done), (len(queries), 1))
-        else:
-            starts = self._above.rows.array[self._kernels.code_search(above, queries, min(BEGIN, len(self._above)), BEAM_ABOVE, BEAM_ABOVE, None)[0]]
-            starts = starts.astype(np.int64)
-        pool = merged(np.full((len(queries), ef), NOTHING), packed(self._kernels.code_estimates(net, queries, starts), starts))
-        best = np.full((len(queries), k), NOTHING)
-        going = np.arange(len(queries))
-        while True:
-            ids = nearest_open(pool, beam)
-            on = (ids >= 0).any(1)
-            if not on.all():
-                going, pool, ids = going[on], pool[on], ids[on]
-            if len(going) == 0:
-                return unpacked(best)
-            mine = queries[going]
-            members, links, far = self._looked_at(mine, place, ids)
-            if mask is not None:
-                far[(members >= 0) & (mask[members] == 0)] = np.inf
-            best[going] = merged(best[going], packed(far, np.where(np.isinf(far), -1, members)))
-            # members and where they lead, in one go
-            reach = np.concatenate([members[:, :, None], links], 2)
-            near = packed(self._kernels.code_estimates(net, mine, reach.reshape(len(going), -1)), reach.reshape(len(going), -1)).reshape(reach.shape)
-            near[:, :, 0] |= 1
-            # a row that lies on a page with another that is expanded, and is near enough, is expanded too
-            near[near[:, :, 0] > pool[:, -1:]] = NOTHING
-            pool = merged(pool, near.reshape(len(going), -1))
-
-    def _looked_at(self, queries: np.ndarray, place: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All rows on the pages of some, ids (q, b): (members int64 (q, m), links int64 (q, m, degree), distances float32 (q, m)), -1 and inf for none."""
-        per, end = self._layout.per, np.iinfo(np.int64).max
-        units = np.where(ids >= 0, place[ids] // per, end)
-        units.sort(1)
-        units[:, 1:][units[:, 1:] == units[:, :-1]] = end
-        there = units < end
-        flat = units[there]
-        which = np.arange(len(flat))
-        if len(ids) > 1:
-            # read once for all queries
-            flat, which = np.unique(flat, return_inverse=True)
-        places = (flat[:, None] * per + np.arange(per)).ravel()
-        names = np.where(places < len(place), self._order[np.minimum(places, len(place) - 1)].astype(np.int64), -1)
-        rows, links = self._read(flat, names)
-        at = np.full(ids.shape, -1)
-        at[there] = which
-        slots = np.where(at[:, :, None] >= 0, at[:, :, None] * per + np.arange(per), -1).reshape(len(ids), -1)
-        members = np.where(slots >= 0, names[slots], -1)
-        slots[members < 0] = -1
-        return members, np.where(slots[:, :, None] >= 0, links[slots], -1), self._far(queries, rows, slots)
-
-    def _far(self, queries: np.ndarray, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """float32 (q, m): distances to some of the rows, by slots int64 (q, m); inf where one is -1."""
-        far = np.full(slots.shape, np.inf, np.float32)
-        for i, query in enumerate(queries):
-            own = slots[i] >= 0
-            far[i, own] = self._kernels.gathered(query, rows, slots[i, own], self._code)
-        return far
-
-    def _read(self, units: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rows float32 (m, d), links int64 (m, degree)) of units that rise, whose rows are names."""
-        if self._on_pages:
-            rows, links = self._vectors.read(units)  # type: ignore[attr-defined]
-        else:
-            rows, links = self._vectors.take(names), self._links.array[names]
-        return np.ascontiguousarray(rows), np.ascontiguousarray(links).view(np.int32).astype(np.int64)
-
-    def _scan(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> Found:
-        """By codes among the rows that the mask allows, ``depth`` of them read."""
-        net = self._ready()[0]
-        allowed = np.arange(self._done) if mask is None else np.flatnonzero(mask)
-        pool = np.full((len(queries), depth), NOTHING)
-        step = max(depth, (1 << 22) // max(1, len(queries)))
-        for at in range(0, len(allowed), step):
-            some = np.broadcast_to(allowed[at : at + step], (len(queries), len(allowed[at : at + step]))).copy()
-            near = packed(self._kernels.code_estimates(net, queries, some), some)
-            if near.shape[1] > depth:
-                near.partition(depth - 1, 1)
-            pool = merged(pool, near[:, :depth])
-        ids = rows_of(pool)
-        flat, which = np.unique(ids[ids >= 0], return_inverse=True)
-        slots = np.full(ids.shape, -1)
-        slots[ids >= 0] = which
-        far = self._far(queries, self._vectors.take(flat), slots)
-        return unpacked(merged(np.full((len(queries), k), NOTHING), packed(far, ids)))
+    def _counted(self, ids: np.ndarray, far: np.ndarray, reads: int) -> Found:
+        if isinstance(self._vectors, Paged):
+            self._vectors.count(reads)
+        return ids, far
 
     def _exact(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> Found:
         """Every row that the mask allows, read in order."""
         allowed = np.arange(len(self._vectors)) if mask is None else np.flatnonzero(mask)
-        best = np.full((len(queries), k), NOTHING)
+        ids, far = np.full((len(queries), k), -1), np.full((len(queries), k), np.inf, np.float32)
         for at in range(0, len(allowed), 16384):
             some = allowed[at : at + 16384]
-            near, far = self._kernels.topk(queries, self._vectors.take(some), k, self._code, None)
-            best = merged(best, packed(far, np.where(near >= 0, some[near], -1)))
-        return unpacked(best)
+            near, new = self._kernels.topk(queries, self._vectors.take(some), k, self._code, None)
+            ids, far = np.concatenate([ids, np.where(near >= 0, some[near], -1)], 1), np.concatenate([far, new], 1)
+            best = np.argsort(far, axis=1, kind="stable")[:, :k]  # rows rise: ties go to the lower
+            ids, far = np.take_along_axis(ids, best, 1), np.take_along_axis(far, best, 1)
+        return ids, far
 
     # -- as bytes --------------------------------------------------------------------------------
 
     def _small(self) -> dict[str, np.ndarray]:
         """What a loaded index holds in memory."""
-        own: dict[str, np.ndarray] = {**self._above.arrays(), "top_points": self._top_points, "order": self._order}
+        own: dict[str, np.ndarray] = {**self._above.arrays(), "order": self._order}
         return {**own, "out": np.array([self._out, self._laid], np.int64), **self._coded.arrays()}
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -355,13 +274,10 @@ class DiskANN(FQG):
         # these are looked at by every query: a map's pages would come and go
         held = {name: _private(array) for name, array in arrays.items() if name != "pages"}
         self._coded.restore(held, n)
-        for name, shape in {"out": (2,), "top_points": (len(held["top_rows"]), self.dim)}.items():
-            if held[name].shape != shape or held[name].dtype != (np.int64 if name == "out" else np.float32):
-                raise CorruptionError(f"{name} of a diskann index of {n} rows is {held[name].dtype} {held[name].shape}, not {shape}")
-        if not np.isfinite(held["top_points"]).all() or not 0 <= int(held["out"][1]) <= n:
-            raise CorruptionError(f"the graph above a diskann index of {n} rows holds NaN or infinity, or more were laid out")
+        if held["out"].shape != (2,) or held["out"].dtype != np.int64 or not 0 <= int(held["out"][1]) <= n:
+            raise CorruptionError(f"of {n} rows of a diskann index {held['out']} were beyond the grid and laid out")
         self._above.restore(held, n)
-        self._order, self._top_points = held["order"], held["top_points"]
+        self._order = held["order"]
         self._out, self._laid = (int(value) for value in held["out"])
         self._done, self._on_pages, self._net = n, True, None
 
@@ -385,7 +301,7 @@ class DiskANN(FQG):
         return {
             **super(FQG, self).stats(), "quant": f"int{self._coded.bits}", "degree": self.degree, "pages": self._pages, "cached_pages": cached,
             "rows_a_page": self._layout.per / self._layout.span, "page_reads": getattr(self._vectors, "reads", 0),
-            "resident": parts["total"] - parts.get("pages", 0) + 4096 * cached + 8 * len(self._order),
+            "resident": parts["total"] - parts.get("pages", 0) + 4096 * cached + 4 * len(self._order),
         }  # fmt: skip
 
 
@@ -393,49 +309,3 @@ def _private(array: np.ndarray) -> np.ndarray:
     made = aligned(array.shape, array.dtype)
     made[...] = array
     return made
-
-
-# Entries are int64: the bits of a distance in the order of distances, the row, and whether it was expanded. Sorted they are by (distance, row).
-
-
-def packed(far: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Entries of distances float32 and rows int64 of one shape; NOTHING where a row is -1."""
-    bits = (far + np.float32(0)).view(np.int32)  # -0 is 0
-    made: np.ndarray = (bits ^ (bits >> 31 & 0x7FFFFFFF)).astype(np.int64) << 32 | rows << 1
-    made[rows < 0] = NOTHING
-    return made
-
-
-def rows_of(entries_: np.ndarray) -> np.ndarray:
-    """int64 rows, -1 where there is none."""
-    return np.where(entries_ == NOTHING, -1, (entries_ & 0xFFFFFFFF) >> 1)
-
-
-def unpacked(entries_: np.ndarray) -> Found:
-    bits = (entries_ >> 32).astype(np.int32)
-    far = (bits ^ (bits >> 31 & 0x7FFFFFFF)).view(np.float32)
-    far[entries_ == NOTHING] = np.inf
-    return rows_of(entries_), far
-
-
-def merged(pool: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The first of both, as many as the pool (q, m) has places, each row once; expanded where either is."""
-    both = np.concatenate([pool, more], 1)
-    both.sort(1)
-    even = both | 1
-    again = even[:, :-1] == even[:, 1:]
-    if again.any():
-        both[:, :-1][again] = NOTHING
-        both.sort(1)
-    return both[:, : pool.shape[1]]
-
-
-def nearest_open(pool: np.ndarray, count: int) -> np.ndarray:
-    """int64 (q, count): the nearest rows that were not expanded, -1 where there are fewer; they now are."""
-    left = (pool & 1) == 0
-    rank = np.cumsum(left, 1)
-    which, at = np.nonzero(left & (rank <= count))
-    ids = np.full((len(pool), count), -1, np.int64)
-    ids[which, rank[which, at] - 1] = rows_of(pool[which, at])
-    pool[which, at] |= 1
-    return ids

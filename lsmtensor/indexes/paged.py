@@ -108,14 +108,16 @@ class Paged(Rows):
         super().__init__(np.empty((0, layout.dim), np.float32))
         self.pages, self.layout, self._n, self.reads = pages, layout, n, 0
         self._written = n
-        self.place = np.empty(n, np.int64)
-        self.place[order] = np.arange(n)
+        self.place = np.empty(n, np.int32)
+        self.place[order] = np.arange(n, dtype=np.int32)
         self._more = Rows(np.empty((0, layout.dim), np.float32))
-        self._hot = np.empty((0, PAGE), np.uint8)
         self._lock, self._map = threading.Lock(), _Map(pages)
-        hot = np.array(pages[: int(np.ceil(share * layout.units(n))) * layout.span])
+        hot = pages[: int(np.ceil(share * layout.units(n))) * layout.span]
         check(hot, range(len(hot)))
-        self._hot = hot
+        # bodies of units
+        self._hot = np.ascontiguousarray(hot[:, :BODY]).reshape(-1, layout.span * BODY)
+        # their links are looked at once, those of others when they are read
+        self.read(np.arange(len(self._hot)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -176,16 +178,24 @@ class Paged(Rows):
 
     def _bodies(self, units: np.ndarray) -> np.ndarray:
         """uint8 (m, span * 4092) of units that rise."""
-        span = self.layout.span
-        numbers = (units[:, None] * span + np.arange(span)).ravel()
-        hot = int(np.searchsorted(numbers, len(self._hot)))
-        cold = numbers[hot:]
+        span, warm = self.layout.span, int(np.searchsorted(units, len(self._hot)))
+        cold = (units[warm:, None] * span + np.arange(span)).ravel()
         self._map.soon(cold)
         got = self.pages[cold]
         check(got, cold.tolist())
+        self.count(len(cold))
+        return np.concatenate([self._hot[units[:warm]], got[:, :BODY].reshape(-1, span * BODY)])
+
+    def count(self, reads: int) -> None:
+        """So many pages were read."""
         with self._lock:
-            self.reads += len(cold)
-        return np.concatenate([self._hot[numbers[:hot], :BODY], got[:, :BODY]]).reshape(len(units), span * BODY)
+            self.reads += reads
+
+    def lying(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
+        """As the function of the name."""
+        late = self._more.array
+        slot = np.concatenate([self.place, -1 - np.arange(len(late), dtype=np.int32)]) if len(late) else self.place
+        return self.pages, self._hot, slot, late, self._map.there
 
     def append(self, rows: np.ndarray) -> None:
         self._more.append(rows)
@@ -196,6 +206,14 @@ class Paged(Rows):
             self.place = self.place[:n]
             self._more.cut(max(0, n - len(self.place)))
             self._n = n
+
+
+def lying(rows: Rows, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
+    """(pages, the units of them in memory, where each row's record lies in them or -1 - i, row i of these, whether they are a map), as `page_net` takes them."""
+    if isinstance(rows, Paged):
+        return rows.lying()
+    none = np.empty((0, PAGE), np.uint8), np.empty((0, layout.span * BODY), np.uint8)
+    return *none, -1 - np.arange(len(rows), dtype=np.int32), rows.array, False
 
 
 class _Map:
@@ -212,6 +230,10 @@ class _Map:
                 self._mmap = None
             else:
                 self._mmap.madvise(mmap.MADV_RANDOM, self._start, array.nbytes)
+
+    @property
+    def there(self) -> bool:
+        return self._mmap is not None
 
     def soon(self, pages: np.ndarray) -> None:
         if self._mmap is not None and len(pages) <= 1024:

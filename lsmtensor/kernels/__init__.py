@@ -20,7 +20,7 @@ from ..registry import near
 BACKENDS = ("cython", "numba", "numpy", "cupy")
 # these hand each other structures of their backend's own making
 TOGETHER = (
-    ("code_estimates", "code_forest", "code_net", "code_one", "code_ranges", "code_scan", "code_search"),
+    ("code_estimates", "code_forest", "code_net", "code_one", "code_ranges", "code_scan", "code_search", "page_net", "page_scan", "page_search"),
     ("pq_net", "pq_ranges"),
     ("sparse_net", "sparse_search"),
 )

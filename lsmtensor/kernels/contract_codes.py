@@ -176,6 +176,41 @@ def code_estimates(net: Any, queries: np.ndarray, rows: np.ndarray) -> np.ndarra
     return net.estimates(queries, rows)  # type: ignore[no-any-return]
 
 
+@kernel("graph", "exact")
+def page_net(
+    net: Any, pages: np.ndarray, hot: np.ndarray, order: np.ndarray, place: np.ndarray, slot: np.ndarray, points: np.ndarray, links: np.ndarray,
+    known: int, ahead: bool,
+) -> Any:  # fmt: skip
+    """Rows with their links in pages, in a backend's own form, checked once, for `page_search` and `page_scan`.
+
+    ``net`` is a `code_net` of all n rows without points. A record is a float32 row and its uint32 links, ``per`` = max(1, 4092 // record) of them a unit of as
+    few pages as hold them; pages uint8 (units * span, 4096) are 4,092 bytes and the CRC32C of these, continued from the page's number. hot uint8 (w, span * 4092) are the first w units,
+    checked, without sums. order uint32 (n,) says which row is at a place, place int32 (n,) the reverse: rows of one place // per are expanded together. slot int32
+    (n,) says where a row's record lies in the pages, or -1 - i for row i of points float32 (m, d). links uint32 (n, width), or (0, width) where they are those of the
+    records, which lead to rows below ``known``. ``ahead``: the pages are a map of a file, to be asked for before they are read.
+    """
+    from . import numpy_pages
+
+    return numpy_pages.Net(net, pages, hot, order, place, slot, points, links, known)
+
+
+@kernel("graph", "rounding", _guard_code_search)
+def page_search(net: Any, queries: np.ndarray, k: int, ef: int, beam: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """(ids int64 (q, k), distances float32 (q, k), pages read): the k nearest, by full rows, of those that a walk by codes reads and the mask, uint8 (n,), allows.
+
+    The walk keeps the ``ef`` nearest estimates, k <= ef, begins where `code_search` does, and expands up to ``beam`` <= 1024 at a time: all rows of their units
+    are looked at in full, and of these the rows that would be kept are expanded too. A page that several queries ask for is read once while 8 MiB hold what was read.
+    `CorruptionError` for a page whose sum is not its own, or whose links lead astray.
+    """
+    return net.search(queries, k, ef, beam, mask)  # type: ignore[no-any-return]
+
+
+@kernel("graph", "rounding", _guard_code_search)
+def page_scan(net: Any, queries: np.ndarray, k: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """The same over the ``depth`` nearest by code of all rows that the mask allows."""
+    return net.scan(queries, k, depth, mask)  # type: ignore[no-any-return]
+
+
 @kernel("quantized", "rounding")
 def pq_encode(x: np.ndarray, books: np.ndarray) -> np.ndarray:
     """uint8 (n, m): of each part of rows float32 (n, d) the nearest centroid, books float32 (m, width, 16 or 256), the first of equals.

@@ -11,7 +11,7 @@ import numpy as np
 
 from .cython import _codes, _graph, _grid, _kernels, _links, _products, _sparse
 from .cython._checksum import crc32c_chunks
-from .cython._codes import code_estimates, code_forest, code_net, code_one, code_ranges, code_scan, code_search
+from .cython._codes import code_estimates, code_forest, code_net, code_one, code_ranges, code_scan, code_search, page_net, page_scan, page_search
 from .cython._graph import graph_insert, graph_search
 from .cython._grid import angle_encode, grid_encode, half_encode, scalar_encode, turn
 from .cython._kernels import (
@@ -60,6 +60,6 @@ def topk(
 __all__ = [
     "angle_encode", "grid_encode", "half_encode", "scalar_encode", "turn",
     "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
-    "graph_search", "hash64_bytes", "hash64_int64", "isa", "merge_bytes", "merge_int64", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_invert", "sparse_net", "sparse_search", "topk",
+    "graph_search", "hash64_bytes", "hash64_int64", "isa", "merge_bytes", "merge_int64", "page_net", "page_scan", "page_search", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_invert", "sparse_net", "sparse_search", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from .contract_codes import code_estimates, code_forest, code_one, code_ranges, code_scan, code_search, pq_ranges
+from .contract_codes import code_estimates, code_forest, code_one, code_ranges, code_scan, code_search, page_net, page_scan, page_search, pq_ranges
 from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 from .numba_grid import angle_encode, grid_encode, half_encode, scalar_encode, turn
@@ -208,6 +208,6 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 __all__ = [
     "angle_encode", "grid_encode", "half_encode", "scalar_encode", "turn",
-    "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "pq_encode", "pq_net", "pq_ranges",
+    "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "page_net", "page_scan", "page_search", "pq_encode", "pq_net", "pq_ranges",
     "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_invert", "sparse_net", "sparse_search", "topk",
 ]  # fmt: skip

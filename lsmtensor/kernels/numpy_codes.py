@@ -268,6 +268,18 @@ class Net:
         square = float(query @ query)
         return 1 / square**0.5 if square > 0 else 0.0
 
+    def exact(self, query: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Distances to full rows, whose numbers are ``ids``."""
+        out: np.ndarray
+        if self.metric == 0:
+            out = ((rows - query) ** 2).sum(1)
+        elif self.metric < 3:
+            dots = rows @ query
+            out = -dots if self.metric == 1 else 1 - dots * (np.float32(self.inverse(query)) * self.scale[ids])
+        else:
+            out = np.abs(rows - query).sum(1) if self.metric == 3 else (rows != query).sum(1).astype(np.float32)
+        return out
+
     def nearest(self, query: np.ndarray, entry: list[Entry], k: int) -> tuple[list[int], list[float]]:
         """The k nearest by their full rows; ends where three standard deviations of the error seen would not bring another in."""
         best: list[Entry] = []
@@ -276,14 +288,7 @@ class Net:
             if at >= max(8, k) and self.metric < 3 and entry[at][0] + np.mean(errors) - 3 * np.std(errors) > best[-1][0]:
                 break
             ids = np.array([node for _, node in entry[at : at + 4]])
-            rows = self.points[ids]
-            if self.metric == 0:
-                out = ((rows - query) ** 2).sum(1)
-            elif self.metric < 3:
-                dots = rows @ query
-                out = -dots if self.metric == 1 else 1 - dots * (np.float32(self.inverse(query)) * self.scale[ids])
-            else:
-                out = np.abs(rows - query).sum(1) if self.metric == 3 else (rows != query).sum(1).astype(np.float32)
+            out = self.exact(query, self.points[ids], ids)
             for (estimate, node), d in zip(entry[at : at + 4], out.tolist(), strict=True):
                 errors.append(d - estimate)
                 best.insert(bisect_left(best, (d, node)), (d, node))
@@ -301,16 +306,17 @@ class Net:
         own = None if starts is None else iter(starts.astype(np.int64))
 
         def one(query: np.ndarray) -> list[Entry]:
-            if own is not None:
-                begin = next(own)
-            elif self.top is None or self.rows is None:
-                begin = entries(len(self.codes))
-            else:
-                begin = above(self.top.far_from(query), self.top.links, self.rows)
+            begin = self.begin(query) if own is None else next(own)
             pool, found = walk(self.far_from(query), self.links, begin, cap, mask, ef)
             return pool if mask is None else found
 
         return self._each(queries, k, depth, one)
+
+    def begin(self, query: np.ndarray) -> np.ndarray:
+        """The rows that a walk begins at, without a forest."""
+        if self.top is None or self.rows is None:
+            return entries(len(self.codes))
+        return above(self.top.far_from(query), self.top.links, self.rows)
 
     def forest_starts(self, queries: np.ndarray) -> np.ndarray | None:
         if self.forest is None:

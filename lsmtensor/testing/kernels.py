@@ -314,6 +314,9 @@ def check(name: str, kernels: Kernels, seed: int = 0) -> None:
     if name in ("code_estimates", "code_net", "code_one", "code_ranges", "code_scan", "code_search"):
         kernels_codes.check_code_queries(name, kernels, seed)
         return
+    if name in ("page_net", "page_scan", "page_search"):
+        kernels_codes.check_pages(name, kernels, seed)
+        return
     if name in ("pq_net", "pq_ranges"):
         kernels_codes.check_product_queries(name, kernels, seed)
         return

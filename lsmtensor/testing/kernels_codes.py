@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidArgumentError
-from ..kernels import Kernels, numpy_codes, numpy_pq
+from ..errors import CorruptionError, InvalidArgumentError
+from ..indexes.paged import PAGE, Layout, seal
+from ..indexes.rows import Rows
+from ..kernels import Kernels, numpy_codes, numpy_pages, numpy_pq
 from ..kernels.contract import COSINE, HAMMING, IP, KERNELS, L1, L2
 from ..kernels.numpy_pq import packed
 
@@ -129,6 +131,37 @@ def _code_estimates(rng: np.random.Generator) -> Iterator[Args]:
         yield (args[0][:0], *args[1:]), queries, rng.integers(0, n, (len(queries), 0))
 
 
+def _page_net(rng: np.random.Generator) -> Iterator[Args]:
+    """(arguments of a `code_net`, the rest of those of `page_net`), rows in pages, in memory or both by turns; with the queries."""
+    for turn, (net, queries) in enumerate(_nets(rng)):
+        points, links, (n, d) = net[0], net[9], net[0].shape
+        layout, order = Layout(d, links.shape[1]), rng.permutation(n).astype(np.uint32)
+        place = np.argsort(order).astype(np.int32)
+        pages, hot = layout.written(Rows(points), links, order), np.empty((0, layout.span * numpy_pages.BODY), np.uint8)
+        bare, here = (points[:0], *net[1:9], links[:0, :0], None, None), -1 - np.arange(n, dtype=np.int32)
+        if turn % 4 < 2:
+            if turn % 4:
+                hot = np.ascontiguousarray(pages[: layout.span, : numpy_pages.BODY]).reshape(1, -1)
+            yield bare, (pages, hot, order, place, place, points[:0], links[:0], n, False), queries
+        elif turn % 4 == 2:
+            yield bare, (pages[:0], hot, order, place, here, points, links, n, False), queries
+        else:
+            other, slot = rng.permutation(order), np.where(np.arange(n) % 3 > 0, place, here).astype(np.int32)
+            yield bare, (pages, hot, other, np.argsort(other).astype(np.int32), slot, points, links, n, False), queries
+
+
+def _page_search(rng: np.random.Generator) -> Iterator[Args]:
+    for bare, rest, queries in _page_net(rng):
+        for mask in (None, (rng.random(len(rest[2])) < 0.4).astype(np.uint8)):
+            yield bare, rest, queries, 3, 9, 2, mask
+
+
+def _page_scan(rng: np.random.Generator) -> Iterator[Args]:
+    for bare, rest, queries in _page_net(rng):
+        for mask in (None, (rng.random(len(rest[2])) < 0.4).astype(np.uint8)):
+            yield bare, rest, queries, 3, 7, mask
+
+
 def _pq_encode(rng: np.random.Generator) -> Iterator[Args]:
     for n, d, m, width, count in ((0, 4, 2, 2, 16), (9, 5, 3, 2, 16), (70, 8, 2, 4, 256)):
         yield rng.integers(-20, 20, (n, d)).astype(np.float32), rng.integers(-20, 20, (m, width, count)).astype(np.float32)
@@ -209,7 +242,7 @@ def _half_encode(rng: np.random.Generator) -> Iterator[Args]:
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "turn": _turn, "scalar_encode": _scalar_encode, "grid_encode": _grid_encode, "angle_encode": _angle_encode, "half_encode": _half_encode,
-    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_forest": _code_forest, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
+    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_forest": _code_forest, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "page_net": _page_net, "page_search": _page_search, "page_scan": _page_scan, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
 }  # fmt: skip
 
 
@@ -250,6 +283,46 @@ def check_forests(name: str, kernels: Kernels, seed: int) -> None:
             except InvalidArgumentError:
                 continue
             raise AssertionError(f"code_forest took a wrong argument {bad[0]}")
+
+
+def check_pages(name: str, kernels: Kernels, seed: int) -> None:
+    """As `check_code_queries`; the same pages are read, and a damaged one or links that lead astray are found."""
+    for number, (bare, rest, *asked) in enumerate(ARGUMENTS[name](np.random.default_rng(seed))):
+        if name == "page_net":
+            net = kernels.code_net(*bare)
+            kernels.page_net(net, *rest)
+            lies = ((0, np.zeros((1, PAGE + 1), np.uint8)), (2, rest[2][1:]), (3, rest[3] * 0), (4, rest[4] - len(rest[5]) - 999), (4, rest[4] + 9999), (5, np.ones((0, 1), np.float32)))
+            for at, wrong in lies:
+                try:
+                    kernels.page_net(net, *rest[:at], wrong, *rest[at + 1 :])
+                except (InvalidArgumentError, ValueError):
+                    continue
+                raise AssertionError(f"page_net took a wrong argument {at}")
+            continue
+        # every other walk begins by a graph above
+        rows = None if number // 2 % 2 else np.arange(0, len(rest[2]), 2, dtype=np.uint32)
+        nets: list[Any] = []
+        both: tuple[tuple[Any, Any], ...] = ((numpy_codes.Net, KERNELS["page_net"].define), (kernels.code_net, kernels.page_net))
+        for make, pages in both:
+            top = None if rows is None else make(*_over((asked[0].repeat(len(rest[2]), 0)[: len(rest[2])], *bare[1:]), rows))
+            nets.append(pages(make(*bare[:-2], top, rows), *rest))
+        _same_answers(name, KERNELS[name].define, getattr(kernels, name), nets, tuple(asked))
+        reads = [of(net, *asked)[2] for of, net in zip((KERNELS[name].define, getattr(kernels, name)), nets, strict=True)]
+        assert reads[0] == reads[1], f"{name} read {reads[1]} pages, wanted {reads[0]}"
+        if rest[4].min() >= 0 and len(rest[1]) == 0 and asked[-1] is None:
+            for fault in ("damaged", "links"):
+                pages = rest[0].copy()
+                pages[:, :4092] ^= 0 if fault == "links" else 1
+                if fault == "links":
+                    pages[:, :4088:4] |= 0x80
+                    pages[:, 3:4088:4] = 0x40
+                    seal(pages)
+                try:
+                    getattr(kernels, name)(kernels.page_net(kernels.code_net(*bare), pages, *rest[1:]), *asked)
+                except CorruptionError as why:
+                    assert fault in str(why), why
+                    continue
+                raise AssertionError(f"{name} took pages with {fault}")
 
 
 def check_product_queries(name: str, kernels: Kernels, seed: int) -> None:

@@ -3,11 +3,28 @@
 
 cimport numpy as np
 
-from lsmtensor.kernels import numpy_codes
+from lsmtensor.kernels import numpy_codes, numpy_pages
 
 include "_codes.pxi"
 
 cdef extern from "_codes.h" nogil:
+    int PAGE_BEAM
+    ctypedef struct page_net_t "page_net":
+        const net_t *g
+        const uint8_t *pages
+        const uint8_t *hot
+        const uint32_t *order
+        const uint32_t *links
+        const int32_t *place
+        const int32_t *slot
+        const float *points
+        int64_t per, span, record, width, warm, known
+        int ahead
+    ctypedef struct page_reader:
+        uint8_t *held
+        int64_t *whose
+        int64_t room, reads, bad
+    void page_begin()
     ctypedef struct code_table:
         const char *name
         int64_t (*search)(const net_t *, const float *, const float *, float, int64_t, int64_t, int64_t, int64_t, const uint8_t *,
@@ -17,11 +34,16 @@ cdef extern from "_codes.h" nogil:
         int64_t (*ranges)(const net_t *, const float *, const float *, float, const int64_t *, const int64_t *, int64_t, int64_t, int64_t,
                           const uint8_t *, code_scratch *, int64_t *, float *) noexcept nogil
         void (*estimates)(const net_t *, const float *, const float *, float, const int64_t *, int64_t, code_scratch *, float *) noexcept nogil
+        int64_t (*page_walk)(const page_net_t *, const float *, const float *, float, int64_t, int64_t, int64_t, const uint8_t *, code_scratch *,
+                             page_reader *, int64_t *, float *) noexcept nogil
+        int64_t (*page_scan)(const page_net_t *, const float *, const float *, float, int64_t, int64_t, const uint8_t *, code_scratch *,
+                             page_reader *, int64_t *, float *) noexcept nogil
     const code_table *chosen
 
 include "_isa.pxi"
 
 
+page_begin()
 np.import_array()
 
 
@@ -249,3 +271,6 @@ def code_estimates(Net net not None, const float[:, ::1] queries, const int64_t[
             chosen.estimates(&net.g, &queries[i, 0], net.mean, net.step, &rows[i, 0], m, &scratch.s, &far[i, 0])
     put_back(scratch)
     return made
+
+
+include "_pages.pxi"

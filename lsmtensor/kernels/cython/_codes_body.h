@@ -116,15 +116,12 @@ static int64_t ISA(search)(const code_net *g, const float *x, const float *mean,
     return ISA(rerank)(g, x, inverse, from, n < depth ? n : depth, k, s->found + (mask ? ef + 1 : 0), ids, far);
 }
 
-static int64_t ISA(scan)(const code_net *g, const float *x, const float *mean, float step, int64_t k, int64_t depth, const uint8_t *mask,
-                         code_scratch *s, int64_t *ids, float *far)
+/* Fill the pool with the ``depth`` nearest by estimate of the rows that the mask allows. How many. */
+static int64_t ISA(scanned)(const code_net *g, const code_query *q, int64_t depth, const uint8_t *mask, code_scratch *s)
 {
-    code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
-    float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
     uint32_t node[64];
     graph_entry out[64 + 8];
     int64_t size = 0, at = 0;
-    ISA(prepare)(g, x, mean, step, inverse, &q);
     while (at < g->n) {
         int64_t n = 0;
         if (!mask)
@@ -142,14 +139,25 @@ static int64_t ISA(scan)(const code_net *g, const float *x, const float *mean, f
                 }
                 at++;
             }
-        ISA(weigh)(g, &q, 1, node, n, out);
+        ISA(weigh)(g, q, 1, node, n, out);
         s->distances += n;
         n = size == depth ? ISA(nearer)(out, n, s->pool[size - 1]) : n;
         for (int64_t j = 0; j < n; j++)
             if (ISA(put)(s->pool, size, depth, out[j]) >= 0 && size < depth) size++;
     }
+    return size;
+}
+
+static int64_t ISA(scan)(const code_net *g, const float *x, const float *mean, float step, int64_t k, int64_t depth, const uint8_t *mask,
+                         code_scratch *s, int64_t *ids, float *far)
+{
+    code_query q = {.values = s->values, .bytes = (uint8_t *)s->values};
+    float inverse = g->metric == 2 ? ISA(inverse_norm)(x, g->d) : 1.0f;
+    ISA(prepare)(g, x, mean, step, inverse, &q);
+    int64_t size = ISA(scanned)(g, &q, depth, mask, s);
     return ISA(rerank)(g, x, inverse, s->pool, size, k, s->found, ids, far);
 }
+
 /* The same over ranges of places, ``order`` saying which row has its codes at a place. */
 static int64_t ISA(ranges)(const code_net *g, const float *x, const float *mean, float step, const int64_t *order, const int64_t *range,
                            int64_t count, int64_t k, int64_t depth, const uint8_t *mask, code_scratch *s, int64_t *ids, float *far)
@@ -198,3 +206,5 @@ static void ISA(estimates)(const code_net *g, const float *x, const float *mean,
         for (int64_t j = 0; j < m; j++) far[place[j]] = g->metric >= 3 ? (float)code_far_int(out[j]) : graph_far(out[j]);
     }
 }
+
+#include "_pages_body.h"

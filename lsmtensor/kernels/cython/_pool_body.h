@@ -54,6 +54,19 @@ static inline float ISA(inverse_norm)(const float *x, int64_t d)
     return out[0] > 0 ? 1.0f / sqrtf(out[0]) : 0.0f;
 }
 
+/* Distances of a query to four full rows. */
+static inline void ISA(exact4)(const code_net *g, const float *x, float inverse, const float *const *row, const uint32_t *node, float *out)
+{
+    switch (g->metric) {
+    case 0: ISA(square4)(x, row, g->d, out); break;
+    case 3: ISA(absolute4)(x, row, g->d, out); break;
+    case 4: ISA(unequal4)(x, row, g->d, out); break;
+    default:
+        ISA(dot4)(x, row, g->d, out);
+        for (int64_t j = 0; j < 4; j++) out[j] = g->metric == 1 ? -out[j] : 1.0f - out[j] * (inverse * g->scale[node[j]]);
+    }
+}
+
 /* Exact distances of the first ``n`` entries, the k nearest in order. How many.
 
    Estimates err by much the same at every row of a query: once k rows tell by how much, the look ends where even three times that
@@ -80,14 +93,7 @@ static inline int64_t ISA(rerank)(const code_net *g, const float *x, float inver
         }
         for (int64_t j = i + 4; j < n && j < i + 8; j++)
             for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch((const char *)(g->points + (int64_t)graph_node(entry[j]) * g->d) + b);
-        switch (g->metric) {
-        case 0: ISA(square4)(x, row, g->d, out); break;
-        case 3: ISA(absolute4)(x, row, g->d, out); break;
-        case 4: ISA(unequal4)(x, row, g->d, out); break;
-        default:
-            ISA(dot4)(x, row, g->d, out);
-            for (int64_t j = 0; j < 4; j++) out[j] = g->metric == 1 ? -out[j] : 1.0f - out[j] * (inverse * g->scale[node[j]]);
-        }
+        ISA(exact4)(g, x, inverse, row, node, out);
         for (int64_t j = 0; j < left; j++) {
             double error = (double)out[j] - (double)graph_far(entry[i + j]);
             sum += error, squares += error * error;
