@@ -39,9 +39,17 @@ static void ISA(pq_encode)(const float *x, int64_t n, int64_t d, const float *bo
                     }
                 }
                 for (int r = 0; r < ROWS && i + r < stop; r++) {
+#if ISA_LEVEL == 2
+                    /* without branches, which nothing predicts */
+                    __m512 v = (__m512)low[r];
+                    __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                    __mmask16 least = _mm512_cmpeq_ps_mask(v, _mm512_set1_ps(_mm512_reduce_min_ps(v)));
+                    int64_t place = _mm512_mask_reduce_min_epi32(least, _mm512_add_epi32((__m512i)at[r], lane));
+#else
                     int64_t best = 0, place = at[r][0];
                     for (int64_t e = 1; e < LANES; e++)
                         if (low[r][e] < low[r][best] || (low[r][e] == low[r][best] && at[r][e] + e < place)) best = e, place = at[r][e] + e;
+#endif
                     out[(i + r) * m + j] = (uint8_t)place;
                 }
             }
