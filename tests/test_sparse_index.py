@@ -56,7 +56,7 @@ def test_nearly():
     index.add(rows)
     true = index.search(queries, 10)[1][:, -1:]
     shares = []
-    for params in ({"query_cut": 2, "rerank": 20}, {"query_cut": 8, "rerank": 400}, {"recall": 0.9}):
+    for params in ({"postings": 300, "rerank": 20}, {"postings": 20_000, "rerank": 400}, {"recall": 0.9}):
         ids, scores = index.search(queries, 10, **params)
         dense = np.asarray((queries @ rows.T).todense())
         assert np.allclose(scores, np.take_along_axis(dense, ids, 1), rtol=1e-5)
@@ -108,7 +108,7 @@ def test_empty():
     index.add([{"indices": [4], "values": [0.0]}, {"indices": [8, 2], "values": [1, 2]}])
     assert index.search({"indices": [], "values": []}, 2)[0].tolist() == [-1, -1]
     assert index.search({"indices": [2], "values": [1]}, 2)[0].tolist() == [2, -1]
-    assert index.search({"indices": [2], "values": [1]}, 2, query_cut=3)[0].tolist() == [2, -1]
+    assert index.search({"indices": [2], "values": [1]}, 2, postings=3)[0].tolist() == [2, -1]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_wrong_rows_are_refused(wrong, part):
 def test_wrong_arguments_are_refused():
     index, row = SparseIndex(dim=9), {"indices": [1], "values": [1]}
     index.add(row)
-    for bad in ({"k": -1}, {"query_cut": 0}, {"rerank": True}, {"recall": 2}, {"recall": 0.9, "rerank": 5}, {"filter": np.ones(3, bool)}):
+    for bad in ({"k": -1}, {"postings": 0}, {"rerank": True}, {"recall": 2}, {"recall": 0.9, "rerank": 5}, {"filter": np.ones(3, bool)}):
         with pytest.raises(lt.InvalidArgumentError):
             index.search(row, **bad)
     with pytest.raises(lt.InvalidArgumentError):

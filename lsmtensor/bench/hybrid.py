@@ -66,7 +66,8 @@ def setup(options: Options) -> State:
 
 
 def _add_peers(state: State, embeddings: np.ndarray, texts: list[str], options: Options) -> None:
-    kinds = {kind: next((p for n, p in choose(kind, options.peers, own=False).items() if n.startswith(want)), None) for kind, want in PEERS.items()}
+    there = {kind: choose(kind, options.peers, own=False, quick=options.quick) for kind in PEERS}
+    kinds = {kind: next((p for n, p in there[kind].items() if n.startswith(want)), None) for kind, want in PEERS.items()}
     if any(made is None for made in kinds.values()):
         return
     dense, words = (made() for made in kinds.values() if made is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ SHARE = 16
 # up to so many numbers there is a list for each that could be
 NUMBERS = 1 << 22
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
+Few = tuple[int, int]
 PARTS = ("counts", "most", "starts", "rows", "impacts", "dense_of", "dense")
+HEAVY = ("heavy_begins", "heavy_rows", "heavy_impacts")
+# so many of the heaviest postings of a list are kept for a search of few, or as many as make it a list of every row
+HEAVIEST = 4096
 
 
 class Postings:
@@ -38,12 +43,24 @@ class Postings:
         self.lists = lists
         self.plain = self.net()
 
-    def net(self, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1) -> Any:
+    def net(
+        self, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1, heavy: bool = False
+    ) -> Any:
         """What a search is over; weights count for what `sparse_net` says. None without rows."""
         if not len(self):
             return None
         most, *lists = (self.lists[name] for name in PARTS[1:])
-        return self._kernels.sparse_net(self.rows[0], self._numbers, self.rows[2], most, *lists, norms, gain, shift, extra, stretch)
+        few = tuple(self.lists[name] for name in HEAVY) if heavy else None
+        return self._kernels.sparse_net(self.rows[0], self._numbers, self.rows[2], most, *lists, norms, gain, shift, extra, stretch, few)
+
+    @cached_property
+    def few(self) -> Any:
+        """What a search of few postings is over: weights as they are. The heaviest of each list are kept with the lists, 5 bytes each. O(entries) the first time."""
+        if HEAVY[0] not in self.lists and len(self):
+            limit = max(HEAVIEST, len(self) // SHARE)
+            made = self._kernels.sparse_heavy(self.rows[0], self._numbers, self.rows[2], self.lists["most"], limit)
+            self.lists = {**self.lists, **dict(zip(HEAVY, made, strict=True))}
+        return self.net(heavy=True)
 
     def __len__(self) -> int:
         return len(self.rows[0]) - 1
@@ -54,15 +71,23 @@ class Postings:
             at = np.minimum(np.searchsorted(self.names, terms), max(self.count - 1, 0))
             there = self.names[at] == terms if self.count else np.zeros(len(terms), bool)
             terms, factors = at[there], factors[there]
-        return terms.astype(np.uint32, copy=False), factors
+        return terms if terms.dtype == np.uint32 else terms.astype(np.uint32), factors
 
     def search(
-        self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None = None, cut: int = 0, depth: int = 0, net: Any = None
+        self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None = None, few: Few | None = None, net: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(rows int64 (k,), scores float32 (k,)) of distinct terms and their factors float32, largest first, then -1 and -inf."""
+        """(rows int64 (k,), scores float32 (k,)) of distinct terms and their factors float32, largest first, then -1 and -inf.
+
+        ``few``: (postings, rows scored) of `sparse_near`, for as many rows as a mask leaves; exact where that is less than a quarter.
+        """
         if self.plain is None:
             return np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
-        found: tuple[np.ndarray, np.ndarray] = self._kernels.sparse_search(net or self.plain, terms, factors, k, cut, depth, mask)
+        found: tuple[np.ndarray, np.ndarray]
+        left = 1.0 if few is None or mask is None else np.count_nonzero(mask) / len(mask)
+        if few is None or left < 0.25:
+            found = self._kernels.sparse_search(net or self.plain, terms, factors, k, mask)
+        else:
+            found = self._kernels.sparse_near(self.few, terms, factors, k, int(few[0] / left), few[1], mask)
         return found
 
     @classmethod
@@ -99,7 +124,9 @@ def restored(rows: Csr, dim: int, kernels: Any, arrays: dict[str, np.ndarray]) -
     """Over arrays from a file; `ValueError` or `InvalidArgumentError` where they do not fit together."""
     starts, terms, weights = rows
     kinds = {"counts": np.uint32, "most": np.float32, "starts": np.int64, "rows": np.uint16, "impacts": np.uint8, "dense_of": np.int64, "dense": np.uint8}
-    lists = {name: arrays[name] for name in PARTS}
+    if HEAVY[0] in arrays:
+        kinds |= dict(zip(HEAVY, (np.uint32, np.uint32, np.uint8), strict=True))
+    lists = {name: arrays[name] for name in kinds}
     wrong = [name for name, kind in kinds.items() if lists[name].dtype != kind or lists[name].ndim != 1]
     if wrong or starts.dtype != np.int64 or terms.dtype != np.uint32 or weights.dtype != np.float32:
         raise ValueError(f"rows of {starts.dtype}, {terms.dtype}, {weights.dtype}; wrong lists: {', '.join(wrong) or 'none'}")

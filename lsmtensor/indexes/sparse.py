@@ -1,8 +1,8 @@
 """An inverted index over sparse vectors: exact inner products, or nearly so and faster.
 
 Lists hold what a row can gain at most in bytes; sums of them say which few rows are worth scoring from their own entries (bounds as in block-max pruning:
-Mallia, Suel & Tonellotto, SIGIR 2024; sums over dense columns). Nearly: of each query the heaviest terms alone, and the best of what they give
-scored in full, as learned sparse retrieval allows (Bruch et al., SIGIR 2024).
+Mallia, Suel & Tonellotto, SIGIR 2024; sums over dense columns). Nearly: of each query the postings that count for most alone (Lin & Trotman, ICTIR 2015), and the
+best of what they give scored in full, as learned sparse retrieval allows (Bruch et al., SIGIR 2024).
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from . import container
 from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
 from .params import check_counts, is_whole
-from .postings import PARTS, Csr, Postings, restored
+from .postings import Csr, Few, Postings, restored
 from .rows import Rows
 
-# (terms of a query, rows scored in full): the dial of `recall=`, cheapest first
-LADDER = ((4, 50), (6, 50), (8, 50), (8, 100), (12, 100), (12, 200), (20, 200), (20, 400), (32, 800), (64, 1600))
-# rows that are asked for their own nearest, by so many of their heaviest terms
-ASKED, HEAVIEST = 64, 40
+# (postings of a query, rows scored in full): the dial of `recall=`, cheapest first
+LADDER = (
+    (500, 15), (1000, 20), (1500, 20), (2000, 20), (2000, 30), (3000, 20), (3000, 30), (4000, 20), (4000, 30), (4000, 50), (6000, 30), (6000, 60), (8000, 60), (8000, 100),
+    (12000, 60), (12000, 100), (16000, 100), (16000, 200), (24000, 150), (32000, 200), (48000, 400), (96000, 800),
+)  # fmt: skip
+# rows that are asked for their K nearest, by so many of their heaviest dimensions
+ASKED, HEAVIEST, K = 64, 40, 10
 DEAD_SHARE = 0.2
 
 
@@ -38,7 +41,7 @@ class SparseIndex:
     exactly: bounds are then of magnitudes and leave more rows to score.
     """
 
-    name, version = "sparse", 2
+    name, version = "sparse", 3
 
     def __init__(self, dim: int, kernel: str | None = None) -> None:
         if not is_whole(dim, 1) or dim > 2**32:
@@ -170,8 +173,8 @@ class SparseIndex:
         sizes = np.bincount(owner[there], minlength=len(starts) - 1)
         return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), terms[there].astype(np.uint32), weights[there]
 
-    def _one(self, given: Any) -> Csr | None:
-        """One query as it should be, in order and finite: the checks of many cost more than its search. None for others."""
+    def _one(self, given: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """(terms, weights) of one query as it should be, in order, finite, without zeros: the checks of many cost more than its search. None for others."""
         if not isinstance(given, Mapping) or len(given) != 2:
             return None
         terms, weights = given.get("indices"), given.get("values")
@@ -179,9 +182,10 @@ class SparseIndex:
             return None
         if terms.ndim != 1 or terms.shape != weights.shape or not len(terms) or terms[0] < 0 or terms[-1] >= self.dim:
             return None
-        if not (terms[1:] > terms[:-1]).all() or not isfinite(weights.dot(weights)):
+        # counts, for a reduction of numpy takes four times as long
+        if np.count_nonzero(terms[1:] > terms[:-1]) < len(terms) - 1 or np.count_nonzero(weights) < len(weights) or not isfinite(weights.dot(weights)):
             return None
-        return np.array([0, len(terms)]), terms.astype(np.uint32), np.ascontiguousarray(weights)
+        return terms.astype(np.uint32), np.ascontiguousarray(weights)
 
     # -- lists -----------------------------------------------------------------------------------
 
@@ -193,55 +197,82 @@ class SparseIndex:
     # -- search ----------------------------------------------------------------------------------
 
     def search(
-        self, queries: Any, k: int = 10, filter: Any = None, *, query_cut: int | None = None, rerank: int | None = None, recall: float | None = None  # noqa: A002
+        self, queries: Any, k: int = 10, filter: Any = None, *, postings: int | None = None, rerank: int | None = None, recall: float | None = None  # noqa: A002
     ) -> Found:
         """(ids int64, scores float32), (q, k), or (k,) for one ``{"indices", "values"}``: largest first, ties to the lower row; -1 and -inf where fewer
         rows share a dimension with the query.
 
-        Exact, unless ``query_cut`` (the heaviest terms that are looked at, over pruned lists) and ``rerank`` (rows then scored in full, at least k) say
-        otherwise, or ``recall``, which chooses them by a calibration. ``filter`` is a mask over the rows in order of arrival or an array of ids.
+        Exact, unless ``postings`` (of a query, the heaviest: those that are added up) and ``rerank`` (rows then scored in full, at least k) say
+        otherwise, or ``recall``, which chooses them by a calibration. ``filter`` is a mask over the rows in order of arrival or an array of ids; one that leaves
+        less than a quarter of the rows is answered exactly.
         """
         if not is_whole(k, 0):
             raise InvalidArgumentError(f"k={k!r}; give 0 or more")
-        check_counts(query_cut=query_cut, rerank=rerank)
-        if recall is not None:
-            check_recall(recall)
-            if query_cut is not None or rerank is not None:
-                raise InvalidArgumentError(f"recall={recall} and query_cut={query_cut}, rerank={rerank}; give one of them, for recall= chooses the others")
-            wanted = recall + (1 - recall) / 5
-            query_cut, rerank = next(((cut, depth) for cut, depth, reached in self.calibrate() if reached >= wanted), (None, None))
-        rows, mask, lists = self._one(queries) or self._rows(queries, "queries"), self._mask(filter), self._inverted()
-        cut, depth = (0, 0) if query_cut is None and rerank is None else (query_cut or 8, max(rerank or 10 * int(k), int(k)))
-        ids, scores = np.full((len(rows[0]) - 1, k), -1, np.int64), np.full((len(rows[0]) - 1, k), -np.inf, np.float32)
-        for i, (start, stop) in enumerate(zip(rows[0], rows[0][1:], strict=False)):
-            terms, factors = lists.numbered(rows[1][start:stop], rows[2][start:stop])
-            found, far = lists.search(terms, factors, int(k), mask, cut, depth)
-            ids[i, : len(found)], scores[i, : len(far)] = np.where(found >= 0, self._ids.array[found], -1) if len(self._ids) else -1, far
+        few = None if postings is rerank is recall is None else self._few(int(k), postings, rerank, recall)
+        mask, one = self._mask(filter), self._one(queries)
+        if one is not None:
+            return self._found(*one, int(k), mask, few)
+        starts, terms, weights = self._rows(queries, "queries")
+        ids, scores = np.full((len(starts) - 1, k), -1, np.int64), np.full((len(starts) - 1, k), -np.inf, np.float32)
+        for i, (start, stop) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False)):
+            ids[i], scores[i] = self._found(terms[start:stop], weights[start:stop], int(k), mask, few)
         return (ids[0], scores[0]) if isinstance(queries, Mapping) else (ids, scores)
 
-    def calibrate(self) -> list[tuple[int, int, float]]:
-        """[(query_cut, rerank, recall@10)] up to the first without a miss, by 64 rows that ask for their neighbours by their 40 heaviest terms; kept and saved."""
-        if self._calibrated is None or abs(len(self) - self._calibrated[0]) > STALE * self._calibrated[0]:
-            live = np.flatnonzero(self._alive.array)
-            asked = live[:: max(1, len(live) // ASKED)][:ASKED]
-            mask, lists, curve, queries = self._mask(None), self._inverted(), [], []
-            for row in asked.tolist():
-                _, terms, weights = self._taken(np.array([row]))
-                heavy = np.sort(np.argsort(-np.abs(weights), kind="stable")[:HEAVIEST])
-                queries.append(lists.numbered(terms[heavy], weights[heavy]))
-            true = [lists.search(*query, 11, mask) for query in queries]
-            for cut, depth in LADDER if queries else ():
-                hits = total = 0
-                for query, (rows, scores) in zip(queries, true, strict=True):
-                    there = max(int((rows >= 0).sum()), 1)
-                    got = lists.search(*query, 11, mask, cut, depth)[1]
-                    hits += int((got >= scores[there - 1] * (1 - 1e-5)).sum())
-                    total += there
-                curve.append((cut, depth, hits / total))
+    def _found(self, terms: np.ndarray, weights: np.ndarray, k: int, mask: np.ndarray | None, few: Few | None) -> Found:
+        lists = self._inverted()
+        rows, scores = lists.search(*lists.numbered(terms, weights), k, mask, few)
+        ids = self._ids.array
+        if not k or not len(ids):
+            return rows, scores
+        ids = ids[rows]
+        if rows[-1] < 0:
+            ids[rows < 0] = -1
+        return ids, scores
+
+    def _few(self, k: int, postings: int | None, rerank: int | None, recall: float | None) -> Few | None:
+        """(postings, rows scored) that a search of k is to look at; None for all."""
+        if recall is None:
+            check_counts(postings=postings, rerank=rerank)
+            return postings or 8000, max(rerank or 10 * k, k)
+        check_recall(recall)
+        if postings is not None or rerank is not None:
+            raise InvalidArgumentError(f"recall={recall} and postings={postings}, rerank={rerank}; give one of them, for recall= chooses the others")
+        wanted, more = recall + (1 - recall) / 5, max(1.0, k / K)
+        for budget, depth, reached in self.calibrate():
+            if reached >= wanted:
+                return int(budget * more), int(depth * more)
+        return None
+
+    def calibrate(self, queries: Any = None) -> list[tuple[int, int, float]]:
+        """[(postings, rows scored, recall@10)] up to the first without a miss, kept and saved: what `recall=` chooses by.
+
+        By ``queries`` like those to come, best some hundred; else by 64 rows that ask for their neighbours by their 40 heaviest dimensions, which is harder.
+        """
+        if queries is not None or self._calibrated is None or abs(len(self) - self._calibrated[0]) > STALE * self._calibrated[0]:
+            mask, lists, curve = self._mask(None), self._inverted(), []
+            starts, terms, weights = self._asking() if queries is None else self._rows(queries, "queries")
+            asked = [lists.numbered(terms[a:b], weights[a:b]) for a, b in zip(starts.tolist(), starts[1:].tolist(), strict=False)]
+            true = [lists.search(*query, K, mask) for query in asked]
+            total = sum(int((rows >= 0).sum()) for rows, _ in true)
+            for few in LADDER if total else ():
+                hits = 0
+                for query, (rows, scores) in zip(asked, true, strict=True):
+                    least = scores[max(int((rows >= 0).sum()), 1) - 1]
+                    hits += int((lists.search(*query, K, mask, few)[1] >= least - 1e-5 * abs(least)).sum()) if rows[0] >= 0 else 0
+                curve.append((*few, hits / total))
                 if hits == total:
                     break
             self._calibrated = len(self), curve
         return self._calibrated[1]
+
+    def _asking(self) -> Csr:
+        """Some rows, their heaviest dimensions alone."""
+        live = np.flatnonzero(self._alive.array)
+        starts, terms, weights = self._taken(live[:: max(1, len(live) // ASKED)][:ASKED])
+        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        order = np.lexsort((-np.abs(weights), owner))
+        kept = np.sort(order[np.arange(len(order)) - starts[owner] < HEAVIEST])
+        return np.searchsorted(owner[kept], np.arange(len(starts))), terms[kept], weights[kept]
 
     def _mask(self, allowed: Any) -> np.ndarray | None:
         alive = self._alive.array if self._dead else None
@@ -274,13 +305,12 @@ class SparseIndex:
         starts, terms, weights, ids, alive = (arrays[name] for name in ("row_starts", "terms", "row_weights", "ids", "alive"))
         if any(a.shape != (n,) for a in (ids, alive)) or len(starts) != n + 1 or ids.dtype != np.int64 or alive.dtype != np.uint8:
             raise ValueError(f"{len(starts)} begins, ids {ids.shape} and marks {alive.shape} of {n} rows")
-        # lists of the first format are made again
-        given = {} if header["version"] == 1 else {name: arrays[name] for name in PARTS}
-        lists = restored((starts, terms, weights), self.dim, self._kernels, given) if given else None
+        # lists of the first format are made again, as calibrations of the first two are
+        lists = None if header["version"] == 1 else restored((starts, terms, weights), self.dim, self._kernels, arrays)
         self._starts, self._terms, self._weights, self._ids = Rows(starts), Rows(terms), Rows(weights), Rows(ids)
         self._alive, self._lists, self._next_id = Rows(np.array(alive != 0, np.uint8)), lists, int(header["next_id"])
         self._dead = n - int(self._alive.array.sum())
-        if header["calibration"] is not None:
+        if header["calibration"] is not None and header["version"] == self.version:
             count, curve = header["calibration"]
             self._calibrated = int(count), [(int(cut), int(depth), float(reached)) for cut, depth, reached in curve]
 

@@ -22,7 +22,7 @@ BACKENDS = ("cython", "numba", "numpy", "cupy")
 TOGETHER = (
     ("code_estimates", "code_forest", "code_net", "code_one", "code_ranges", "code_scan", "code_search", "page_net", "page_scan", "page_search"),
     ("pq_net", "pq_ranges"),
-    ("sparse_net", "sparse_search"),
+    ("sparse_near", "sparse_net", "sparse_search"),
 )
 DEFAULT_ORDER = ("cython", "numba", "numpy")
 

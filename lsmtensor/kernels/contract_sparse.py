@@ -12,6 +12,11 @@ from .declare import kernel
 CHUNK, BLOCK = 65536, 256
 """Rows of a chunk, whose lists stand together and number them in 16 bits; those in which bytes of lists of every row are read."""
 Lists = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Heavy = tuple[np.ndarray, np.ndarray, np.ndarray]
+# lists that are added up, and postings that a search of few does, at most
+ADDED, FEW = 200, 1 << 18
+# the lowest impacts of the parts of a list
+LOWEST = np.array([192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1], np.uint32)
 
 
 @kernel("sparse", "exact")
@@ -29,12 +34,9 @@ def sparse_invert(starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, li
     chunks = -(-n // CHUNK)
     _check_rows(starts, terms, weights, lists)
     row = np.repeat(np.arange(n), np.diff(starts))
-    size, most = np.abs(weights), np.zeros(lists, np.float32)
-    np.maximum.at(most, terms, size)
-    step = most.astype(np.float64)[terms] / 255
-    units = (size / step).astype(np.int64)
-    units += units * step < size
-    impacts = np.clip(units, 1, 255).astype(np.uint8)
+    most = np.zeros(lists, np.float32)
+    np.maximum.at(most, terms, np.abs(weights))
+    impacts = _impacts(terms, weights, most)
     key = row // CHUNK * lists + terms
     many = np.bincount(key, minlength=chunks * lists)
     here = np.minimum(n - np.arange(chunks) * CHUNK, CHUNK)
@@ -53,6 +55,35 @@ def sparse_invert(starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, li
     return counts, most, begins, (row[order] % CHUNK).astype(np.uint16), impacts[order], dense_of, dense
 
 
+def _impacts(terms: np.ndarray, weights: np.ndarray, most: np.ndarray) -> np.ndarray:
+    size, step = np.abs(weights), most.astype(np.float64)[terms] / 255
+    units = (size / step).astype(np.int64)
+    units += units * step < size
+    return np.clip(units, 1, 255).astype(np.uint8)
+
+
+@kernel("sparse", "exact")
+def sparse_heavy(starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, most: np.ndarray, limit: int) -> Heavy:
+    """The ``limit`` heaviest postings of each list at most: (begins uint32 (16 * lists,), rows uint32 (p,), impacts uint8 (p,)).
+
+    Rows and ``most`` as `sparse_invert` has them. Part j of list t is begins[16 * t + j] to begins[16 * t + j + 1] of the rows, rising, and their impacts: those
+    from 192 on, then from 128, 96, 64, 48, ... 4, 3, 2 and 1. The last part is cut by the limit. O(entries).
+    """
+    _check_rows(starts, terms, weights, len(most))
+    impacts = _impacts(terms, weights, most)
+    part = np.searchsorted(-LOWEST.astype(np.int64), -impacts.astype(np.int64))
+    order = np.lexsort((part, terms))
+    counts = np.bincount(terms, minlength=len(most))
+    order = order[np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts) < limit]
+    begins = np.searchsorted(terms[order].astype(np.int64) * 16 + part[order], np.arange(16 * len(most)))
+    return begins.astype(np.uint32), np.repeat(np.arange(len(starts) - 1), np.diff(starts))[order].astype(np.uint32), impacts[order]
+
+
+def _grade(numbers: np.ndarray, drop: int) -> np.ndarray:
+    """Levels of whole numbers, 2^(23 - drop) of them an octave."""
+    return (numbers.astype(np.float32).view(np.uint32) >> np.uint32(drop)).astype(np.int64)
+
+
 def _check_rows(starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, lists: int) -> None:
     if len(starts) < 1 or starts[0] != 0 or starts[-1] != len(terms) or (np.diff(starts) < 0).any() or len(weights) != len(terms):
         raise InvalidArgumentError(f"{len(starts) - 1} rows of {len(terms)} terms and {len(weights)} weights")
@@ -64,26 +95,31 @@ def _check_rows(starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, list
 def sparse_net(
     row_starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, most: np.ndarray, starts: np.ndarray, rows: np.ndarray, impacts: np.ndarray,
     dense_of: np.ndarray, dense: np.ndarray, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1,
+    heavy: Heavy | None = None,
 ) -> Any:  # fmt: skip
-    """Rows and their lists in a backend's own form, checked once, for `sparse_search`. Rows and lists as `sparse_invert` has them.
+    """Rows and their lists in a backend's own form, checked once, for `sparse_search`, with ``heavy`` for `sparse_near`. As `sparse_invert` and `sparse_heavy` have them.
 
     A weight w counts as w, or with ``norms`` float32 (n,), 0 or more, as gain * (w + shift * norm) / (w + (shift + 1) * norm) + extra. What it counts for is at
     most ``stretch`` times what the lists were made of.
     """
-    return Net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch)
+    return Net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch, heavy)
 
 
 @kernel("sparse", "rounding")
-def sparse_search(
-    net: Any, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def sparse_search(net: Any, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """(rows int64 (k,), scores float32 (k,)): the k largest sums of factor * weight, then -1 and -inf; ties to the lower row. A sum of 0 is no answer.
 
-    terms uint32 (m,), each at most once, factors float32 (m,), none 0. ``mask``, uint8 (n,): rows of 0 are not answered. With a ``depth`` over 0 only the
-    ``cut`` terms of largest factor * most are looked at in their lists, and the ``depth`` rows of the largest sums of impacts scored; cut and depth 0: exact.
-    O(postings of the terms + rows / 32).
+    terms uint32 (m,), each at most once, factors float32 (m,), none 0. ``mask``, uint8 (n,): rows of 0 are not answered. O(postings of the terms + rows / 32).
     """
-    return net.search(terms, factors, k, cut, depth, mask)  # type: ignore[no-any-return]
+    return net.search(terms, factors, k, mask)  # type: ignore[no-any-return]
+
+
+@kernel("sparse", "rounding")
+def sparse_near(net: Any, terms: np.ndarray, factors: np.ndarray, k: int, budget: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same of ``depth`` rows alone: those to which the ``budget`` postings (262,144 at most) that count for most add most, levels of the heaviest postings of
+    each list taken by factor * most * level, a quarter of an octave at a time (score at a time: Lin & Trotman, ICTIR 2015). O(budget + depth * entries a row).
+    """
+    return net.near(terms, factors, k, budget, depth, mask)  # type: ignore[no-any-return]
 
 
 class Net:
@@ -91,7 +127,7 @@ class Net:
 
     def __init__(
         self, row_starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, most: np.ndarray, starts: np.ndarray, rows: np.ndarray, impacts: np.ndarray,
-        dense_of: np.ndarray, dense: np.ndarray, norms: np.ndarray | None, gain: float, shift: float, extra: float, stretch: float,
+        dense_of: np.ndarray, dense: np.ndarray, norms: np.ndarray | None, gain: float, shift: float, extra: float, stretch: float, heavy: Heavy | None,
     ) -> None:  # fmt: skip
         n, lists = len(row_starts) - 1, len(most)
         chunks = -(-n // CHUNK)
@@ -109,18 +145,24 @@ class Net:
             raise InvalidArgumentError(f"a posting behind the last row of a chunk of {last}")
         self.row_starts, self.terms, self.weights, self.most, self.starts, self.rows, self.impacts = row_starts, terms, weights, most, starts, rows, impacts
         self.dense_of, self.dense, self.full, self.width, self.chunks, self.n = dense_of, dense, full, width, chunks, n
-        self.norms, self.gain, self.shift, self.extra, self.stretch = norms, gain, shift, extra, stretch
+        self.norms, self.gain, self.shift, self.extra, self.stretch, self.heavy = norms, gain, shift, extra, stretch, heavy
+        if heavy is not None:
+            begins, heaviest, worth = heavy
+            if len(begins) != 16 * lists or (np.diff(begins.reshape(-1, 16).astype(np.int64)) < 0).any() or int(begins.max(initial=0)) > len(heaviest):
+                raise InvalidArgumentError(f"{len(begins)} begins of the heaviest of {lists} lists, {len(heaviest)} postings")
+            if len(worth) != len(heaviest) or (heaviest >= n).any() or (worth == 0).any():
+                raise InvalidArgumentError(f"{len(heaviest)} heaviest postings of {n} rows and {len(worth)} impacts")
 
-    def ordered(self, terms: np.ndarray, factors: np.ndarray, cut: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """(the terms by falling bound, what a bound counts for, bounds, the scale of all): the first ``cut`` have 65535 together."""
+    def ordered(self, terms: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """(the terms by falling bound, what a bound counts for, the scale of all): the first 200 have 65535 together."""
         bounds = np.abs(factors) * self.most[terms] * np.float32(self.stretch)
-        order = np.argsort(-bounds, kind="stable")
+        order = np.argsort(-bounds, kind="stable")[:ADDED]
         terms, bounds = terms[order], bounds[order]
         total = 0.0
-        for bound in bounds[:cut].tolist():  # in the order of a loop
+        for bound in bounds.tolist():  # in the order of a loop
             total += bound
-        scale = (65535 - 258 * min(cut, len(terms))) / total if 0 < total < np.inf else 0.0
-        return terms, np.clip(np.ceil(bounds[:cut] * scale * (256 * 1.000001 / 255)), 256, 65535).astype(np.uint32), bounds, scale
+        scale = (65535 - 258 * len(terms)) / total if 0 < total < np.inf else 0.0
+        return terms, np.clip(np.ceil(bounds * scale * (256 * 1.000001 / 255)), 256, 65535).astype(np.uint32), scale
 
     def span(self, chunk: int, term: int) -> np.ndarray | slice:
         """The bytes of a list of every row, or where the postings of another are."""
@@ -132,19 +174,6 @@ class Net:
             return self.dense[at * CHUNK : (at + 1) * CHUNK]
         begin = self.full * CHUNK + (at - self.full) * self.width
         return self.dense[begin : begin + self.n - (self.chunks - 1) * CHUNK]
-
-    def bounds(self, terms: np.ndarray, by: np.ndarray) -> np.ndarray:
-        """uint32 (n,): the sums of impacts."""
-        sums = np.zeros(self.n, np.uint32)
-        for chunk in range(self.chunks):
-            part = sums[chunk * CHUNK : (chunk + 1) * CHUNK]
-            for term, times in zip(terms.tolist(), by, strict=False):
-                span = self.span(chunk, term)
-                if isinstance(span, slice):
-                    part[self.rows[span]] += self.impacts[span] * times >> np.uint32(8)
-                else:
-                    part += span * times >> np.uint32(8)
-        return sums
 
     def scores(self, terms: np.ndarray, factors: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """float32 of each of some rows."""
@@ -160,17 +189,47 @@ class Net:
         made: np.ndarray = np.bincount(np.repeat(np.arange(len(rows)), sizes), query[self.terms[at]] * worth, len(rows)).astype(np.float32)
         return made
 
-    def search(self, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        if len(factors) != len(terms) or (mask is not None and len(mask) != self.n) or min(k, cut, depth) < 0:
-            raise InvalidArgumentError(f"{len(terms)} terms, {len(factors)} factors, k {k}, cut {cut}, depth {depth}; one factor a term, a mask of {self.n}")
+    def search(self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        self.check(terms, factors, k, mask)
+        rows = np.arange(self.n) if mask is None else np.flatnonzero(mask)
+        return best_of(rows, self.scores(terms, factors, rows), k)
+
+    def check(self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None) -> None:
+        if len(factors) != len(terms) or (mask is not None and len(mask) != self.n) or k < 0:
+            raise InvalidArgumentError(f"{len(terms)} terms, {len(factors)} factors, k {k}; one factor a term, a mask of {self.n}")
         if len(terms) and int(terms.max()) >= len(self.most):
             raise InvalidArgumentError(f"term {int(terms.max())} of {len(self.most)}")
-        rows = np.arange(self.n) if mask is None else np.flatnonzero(mask)
-        if depth:
-            chosen, by, _, _ = self.ordered(terms, factors, min(cut, 200))
-            sums = self.bounds(chosen, by)[rows]
-            rows = np.sort(rows[np.lexsort((rows, -sums.astype(np.int64)))[: min(depth, int((sums > 0).sum()))]])
+
+    def near(
+        self, terms: np.ndarray, factors: np.ndarray, k: int, budget: int, depth: int, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.check(terms, factors, k, mask)
+        if self.heavy is None or budget < 1 or depth < 1:
+            raise InvalidArgumentError(f"a budget of {budget}, a depth of {depth}; give 1 or more, over a net that has heaviest postings")
+        rows, sums = self.heaviest(terms, factors, min(budget, FEW))
+        if mask is not None:
+            rows, sums = rows[mask[rows] != 0], sums[mask[rows] != 0]
+        rows = np.sort(rows[np.argsort(-sums, kind="stable")[:depth]])
         return best_of(rows, self.scores(terms, factors, rows), k)
+
+    def heaviest(self, terms: np.ndarray, factors: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows in order of arrival, what is added to each)."""
+        begins, heavy, impacts = self.heavy  # type: ignore[misc]
+        chosen, by, _ = self.ordered(terms, factors)
+        places = begins.reshape(-1, 16)[chosen].astype(np.int64)
+        start, sizes, by = places[:, :-1].ravel(), np.diff(places, axis=1).ravel(), np.repeat(by, len(LOWEST))
+        grade = _grade(by * np.tile(LOWEST, len(chosen)), 21)
+        per = np.bincount(grade, sizes, 1).astype(np.int64)[::-1]
+        edge = len(per) - 1 - int((np.cumsum(per) <= budget).sum())
+        order = np.concatenate([np.flatnonzero(grade > edge), np.flatnonzero(grade == edge)])
+        start, by, sizes = start[order], by[order], sizes[order]
+        taken = np.clip(budget - (np.cumsum(sizes) - sizes), 0, sizes)
+        at = np.arange(taken.sum()) + np.repeat(start - (np.cumsum(taken) - taken), taken)
+        rows, adds = heavy[at], impacts[at] * np.repeat(by, taken) >> 8
+        distinct, first, number = np.unique(rows, return_index=True, return_inverse=True)
+        sums = np.bincount(number, adds, len(distinct)).astype(np.int64)
+        arrived = np.argsort(first)
+        return distinct[arrived], sums[arrived]
 
 
 def best_of(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 from .numba_grid import angle_encode, grid_encode, half_encode, scalar_encode, turn
 from .numba_pq import pq_encode, pq_net
-from .numba_sparse import sparse_invert, sparse_net, sparse_search
+from .numba_sparse import sparse_heavy, sparse_invert, sparse_near, sparse_net, sparse_search
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 # sums may be split into lanes; NaN and infinities keep their meaning
@@ -209,5 +209,5 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 __all__ = [
     "angle_encode", "grid_encode", "half_encode", "scalar_encode", "turn",
     "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "page_net", "page_scan", "page_search", "pq_encode", "pq_net", "pq_ranges",
-    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_invert", "sparse_net", "sparse_search", "topk",
+    "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_heavy", "sparse_invert", "sparse_near", "sparse_net", "sparse_search", "topk",
 ]  # fmt: skip

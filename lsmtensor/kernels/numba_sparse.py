@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .contract_sparse import CHUNK, Net, best_of, sparse_invert
+from .contract_sparse import ADDED, CHUNK, Heavy, Net, best_of, sparse_heavy, sparse_invert, sparse_near, sparse_search
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
 
@@ -61,19 +61,19 @@ class NumbaNet(Net):
         _scores(self.row_starts, self.terms, self.weights, norms, self.gain, self.shift, self.extra, query, rows, scores)
         return scores
 
-    def search(self, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        used = min(len(terms), 200)
+    def search(self, terms: np.ndarray, factors: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         # lists beyond those that are added up have no bound here
-        if depth or k == 0 or k >= self.n or used < len(terms) or used == 0 or len(factors) != used or int(terms.max()) >= len(self.most):
-            return super().search(terms, factors, k, cut, depth, mask)
-        chosen, by, _, scale = self.ordered(terms, factors, used)
+        if k == 0 or k >= self.n or not 0 < len(terms) <= ADDED:
+            return super().search(terms, factors, k, mask)
+        self.check(terms, factors, k, mask)
+        chosen, by, scale = self.ordered(terms, factors)
         sums = self.bounds(chosen, by)
         if mask is not None:
             sums[mask == 0] = 0
         limit = max(int(np.partition(sums, self.n - k)[self.n - k]), 1)
         rows = np.flatnonzero(sums >= limit)
         ids, best = best_of(rows, self.scores(terms, factors, rows), k)
-        least = int(max((best[k - 1] * 0.999999) * scale - used - 1, 1)) if ids[k - 1] >= 0 else 1
+        least = int(max((best[k - 1] * 0.999999) * scale - len(terms) - 1, 1)) if ids[k - 1] >= 0 else 1
         if least < limit:
             rows = np.flatnonzero(sums >= least)
             ids, best = best_of(rows, self.scores(terms, factors, rows), k)
@@ -83,15 +83,9 @@ class NumbaNet(Net):
 def sparse_net(
     row_starts: np.ndarray, terms: np.ndarray, weights: np.ndarray, most: np.ndarray, starts: np.ndarray, rows: np.ndarray, impacts: np.ndarray,
     dense_of: np.ndarray, dense: np.ndarray, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1,
+    heavy: Heavy | None = None,
 ) -> Any:  # fmt: skip
-    return NumbaNet(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch)
+    return NumbaNet(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch, heavy)
 
 
-def sparse_search(
-    net: Any, terms: np.ndarray, factors: np.ndarray, k: int, cut: int, depth: int, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    found: tuple[np.ndarray, np.ndarray] = net.search(terms, factors, k, cut, depth, mask)
-    return found
-
-
-__all__ = ["sparse_invert", "sparse_net", "sparse_search"]
+__all__ = ["sparse_heavy", "sparse_invert", "sparse_near", "sparse_net", "sparse_search"]

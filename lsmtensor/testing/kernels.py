@@ -253,7 +253,15 @@ def _sparse_net(rng: np.random.Generator) -> Iterator[Args]:
         saturated = (2 * (weights + norms[owner]) / (weights + 2 * norms[owner]) + 1).astype(np.float32)
         for values, made, rest in ((weights, weights, ()), (signed, signed, ()), (weights, saturated * 0.9, (norms, 2.0, 1.0, 1.0, 1.2))):
             _, most, *lists_ = KERNELS["sparse_invert"].define(starts, terms, made.astype(np.float32), lists, 16)
-            yield starts, terms, values, most, *lists_, *rest
+            heavy = KERNELS["sparse_heavy"].define(starts, terms, made.astype(np.float32), most, 500)
+            yield starts, terms, values, most, *lists_, *(rest or (None, 1.0, 0.0, 0.0, 1.0)), heavy
+
+
+def _sparse_heavy(rng: np.random.Generator) -> Iterator[Args]:
+    for starts, terms, weights, lists in _sparse_rows(rng):
+        most = KERNELS["sparse_invert"].define(starts, terms, weights, lists, 16)[1]
+        for limit in (1, 20, 1 << 30):
+            yield starts, terms, weights, most, limit
 
 
 def _asked(rng: np.random.Generator, n: int, lists: int) -> Iterator[Args]:
@@ -264,8 +272,7 @@ def _asked(rng: np.random.Generator, n: int, lists: int) -> Iterator[Args]:
         for signs in (1, rng.choice([-1, 1, 1], m)):
             for k in (0, 1, 10, min(n + 3, 300)):
                 for mask in (None, (rng.random(n) < 0.4).astype(np.uint8)):
-                    for cut, depth in ((0, 0), (2, 3), (4, 40)):
-                        yield terms, (factors * signs).astype(np.float32), k, cut, depth, mask
+                    yield terms, (factors * signs).astype(np.float32), k, mask
 
 
 def _sparse_search(rng: np.random.Generator) -> Iterator[Args]:
@@ -274,20 +281,26 @@ def _sparse_search(rng: np.random.Generator) -> Iterator[Args]:
             yield net, *ask
 
 
-def check_sparse_search(kernels: Kernels, seed: int) -> None:
-    """Searches over nets of a backend's own against the definition's."""
+def _sparse_near(rng: np.random.Generator) -> Iterator[Args]:
+    for net, terms, factors, k, mask in _sparse_search(rng):
+        for budget, depth in ((20, 3), (400, 40)):
+            yield net, terms, factors, k, budget, depth, mask
+
+
+def check_sparse_search(name: str, kernels: Kernels, seed: int) -> None:
+    """Searches over nets of a backend's own, exact ones or near, against the definition's."""
     rng = np.random.default_rng(seed)
     for args in _sparse_net(rng):
         want, got = KERNELS["sparse_net"].define(*args), kernels.sparse_net(*args)
-        for ask in _asked(rng, len(args[0]) - 1, len(args[3])):
-            terms, factors, *_, mask = ask
-            rows, scores = want.search(*ask)
-            ids, best = kernels.sparse_search(got, *ask)
-            there = rows >= 0
-            assert np.array_equal(ids >= 0, there) and np.allclose(best[there], scores[there], rtol=1e-5), ask[:5]
-            # equal scores may be rounded apart: any row that has its score will do
-            assert np.allclose(want.scores(terms, factors, ids[there]), scores[there], rtol=1e-5), ask[:5]
-            assert len(set(ids[there].tolist())) == there.sum() and (mask is None or mask[ids[there]].all())
+        for terms, factors, k, mask in _asked(rng, len(args[0]) - 1, len(args[3])):
+            for few in ((20, 3), (400, 40)) if name == "sparse_near" else ((),):
+                rows, scores = (want.near if few else want.search)(terms, factors, k, *few, mask)
+                ids, best = getattr(kernels, name)(got, terms, factors, k, *few, mask)
+                there = rows >= 0
+                assert np.array_equal(ids >= 0, there) and np.allclose(best[there], scores[there], rtol=1e-5), (terms, factors, k)
+                # equal scores may be rounded apart: any row that has its score will do
+                assert np.allclose(want.scores(terms, factors, ids[there]), scores[there], rtol=1e-5), (terms, factors, k)
+                assert len(set(ids[there].tolist())) == there.sum() and (mask is None or mask[ids[there]].all())
 
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
@@ -296,7 +309,7 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "hash64_int64": _hash64_int64, "hash64_bytes": _hash64_bytes, "bloom_add": _bloom, "bloom_test": _bloom_test,
     "block_bloom_add": _bloom, "block_bloom_test": _block_bloom_test,
     "shuffle": _shuffle, "unshuffle": _shuffle, "bitshuffle": _shuffle, "unbitshuffle": _shuffle,
-    "sparse_invert": _sparse_invert, "sparse_net": _sparse_net, "sparse_search": _sparse_search,
+    "sparse_invert": _sparse_invert, "sparse_net": _sparse_net, "sparse_search": _sparse_search, "sparse_heavy": _sparse_heavy, "sparse_near": _sparse_near,
     "crc32c_chunks": _crc32c_chunks, **kernels_codes.ARGUMENTS, "graph_insert": _graph_insert, "graph_search": _graph_search,
 }  # fmt: skip
 
@@ -304,8 +317,8 @@ ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
 def check(name: str, kernels: Kernels, seed: int = 0) -> None:
     """One kernel of one backend against the reference, over every shape."""
     run = getattr(kernels, name)
-    if name in ("sparse_net", "sparse_search"):
-        check_sparse_search(kernels, seed)
+    if name in ("sparse_near", "sparse_net", "sparse_search"):
+        check_sparse_search("sparse_near" if name == "sparse_near" else "sparse_search", kernels, seed)
         return
     special = CHECKS.get(name)
     if name == "code_forest":

@@ -27,12 +27,13 @@ Setting = dict[str, int]
 
 
 class Peer(ABC):
-    """``name`` as it is shown, ``needs`` the module that must be installed, ``promise`` what its writes survive."""
+    """``name`` as it is shown, ``needs`` the module that must be installed, ``promise`` what its writes survive, ``compiles``: for seconds, when first asked."""
 
     kind: ClassVar[str]
     name: ClassVar[str]
     needs: ClassVar[str]
     promise: ClassVar[str] = "synced"
+    compiles: ClassVar[bool] = False
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of files and handles."""
@@ -196,12 +197,12 @@ def installed(peer: type[Peer]) -> bool:
     return importlib.util.find_spec(peer.needs) is not None
 
 
-def choose(kind: str, wanted: tuple[str, ...] | None, *, own: bool = True) -> dict[str, type[Any]]:
+def choose(kind: str, wanted: tuple[str, ...] | None, *, own: bool = True, quick: bool = False) -> dict[str, type[Any]]:
     """The peers of a kind that are installed, or of those ``wanted`` (by name or by library): `UnknownNameError` for a name that is
-    none, `UnavailableError` for one that is not installed. ``own``: us among them."""
+    none, `UnavailableError` for one that is not installed. ``own``: us among them. ``quick``: without those that compile, unless wanted."""
     there = every(kind)
     if wanted is None:
-        return {name: peer for name, peer in there.items() if installed(peer) and (own or not name.startswith(OWN))}
+        return {name: peer for name, peer in there.items() if installed(peer) and (own or not name.startswith(OWN)) and not (quick and peer.compiles)}
     names = {name for each in KINDS for name in every(each)} | {peer.needs for each in KINDS for peer in every(each).values()}
     for name in wanted:
         if name not in names:

@@ -8,7 +8,7 @@ from .base import Words
 
 
 class Bm25s(Words):
-    name, needs = "bm25s numba", "bm25s"
+    name, needs, compiles = "bm25s numba", "bm25s", True
 
     def build(self, texts: list[str], folder: Path) -> None:
         import bm25s

@@ -10,7 +10,7 @@ import numpy as np
 from lsmtensor.errors import InvalidArgumentError
 
 cdef extern from "_sparse.h" nogil:
-    int SPARSE_CHUNK, SPARSE_BLOCK
+    int SPARSE_CHUNK, SPARSE_BLOCK, SPARSE_FEW, SPARSE_PARTS
     ctypedef struct net_t "sparse_net":
         const int64_t *row_starts
         const uint32_t *terms
@@ -24,15 +24,22 @@ cdef extern from "_sparse.h" nogil:
         const int64_t *dense_of
         const uint8_t *dense
         int64_t n, lists, dense_count, dense_full
+        const uint32_t *begins
+        const uint32_t *heavy
+        const uint8_t *heavy_impacts
     ctypedef struct sparse_scratch:
         pass
     ctypedef struct sparse_table:
         const char *name
-        int64_t (*search)(const net_t *, const uint32_t *, const float *, int64_t, int64_t, int64_t, int64_t, const uint8_t *, sparse_scratch *,
-                          int64_t *, float *) noexcept nogil
+        int64_t (*search)(const net_t *, const uint32_t *, const float *, int64_t, int64_t, const uint8_t *, sparse_scratch *, int64_t *,
+                          float *) noexcept nogil
+        int64_t (*near)(const net_t *, const uint32_t *, const float *, int64_t, int64_t, int64_t, int64_t, const uint8_t *, sparse_scratch *,
+                        int64_t *, float *) noexcept nogil
     const sparse_table *chosen
-    int sparse_reserve(sparse_scratch *, int64_t, int64_t)
+    int sparse_reserve(sparse_scratch *, int64_t, int64_t, int64_t)
     void sparse_free(sparse_scratch *)
+    uint8_t sparse_impact(float, float)
+    int64_t sparse_parts(const uint32_t *, const uint8_t *, int64_t, int64_t, int64_t, uint32_t *, uint32_t *, uint8_t *)
     void sparse_fill(const int64_t *, const uint32_t *, const float *, const float *, int64_t, int64_t, int64_t *, uint16_t *, uint8_t *, uint8_t *)
 
 
@@ -112,10 +119,11 @@ cdef class Net:
 
     cdef net_t g
     cdef object kept
+    cdef bint few
 
     def __init__(self, const int64_t[::1] row_starts, const uint32_t[::1] terms, const float[::1] weights, const float[::1] most,
                  const int64_t[::1] starts, const uint16_t[::1] rows, const uint8_t[::1] impacts, const int64_t[::1] dense_of,
-                 const uint8_t[::1] dense, const float[::1] norms, float gain, float shift, float extra, float stretch):
+                 const uint8_t[::1] dense, const float[::1] norms, float gain, float shift, float extra, float stretch, heavy):
         cdef net_t *g = &self.g
         g.n, g.lists, g.dense_count = row_starts.shape[0] - 1, most.shape[0], dense_of.shape[0]
         cdef int64_t chunks = (g.n + SPARSE_CHUNK - 1) // SPARSE_CHUNK
@@ -147,6 +155,26 @@ cdef class Net:
         g.dense_of, g.dense = &dense_of[0] if g.dense_count else NULL, &dense[0] if g.dense_count else NULL
         g.norms = &norms[0] if norms is not None else NULL
         g.gain, g.shift, g.extra, g.stretch = gain, shift, extra, stretch
+        if heavy is not None:
+            self.also(*heavy)
+
+    def also(self, const uint32_t[::1] begins, const uint32_t[::1] rows, const uint8_t[::1] impacts):
+        cdef net_t *g = &self.g
+        cdef int64_t i, t
+        if begins.shape[0] != g.lists * (SPARSE_PARTS + 1) or impacts.shape[0] != rows.shape[0]:
+            raise InvalidArgumentError(f"{begins.shape[0]} begins of {g.lists} lists, {rows.shape[0]} rows and {impacts.shape[0]} impacts")
+        for t in range(g.lists):
+            for i in range(t * (SPARSE_PARTS + 1), t * (SPARSE_PARTS + 1) + SPARSE_PARTS):
+                if begins[i] > begins[i + 1]:
+                    raise InvalidArgumentError(f"the heaviest of list {t} end before they begin")
+            if begins[(t + 1) * (SPARSE_PARTS + 1) - 1] > rows.shape[0]:
+                raise InvalidArgumentError(f"the heaviest of list {t} end behind all")
+        for i in range(rows.shape[0]):
+            if rows[i] >= g.n or not impacts[i]:
+                raise InvalidArgumentError(f"a posting of row {rows[i]} of {g.n}, of impact {impacts[i]}")
+        self.kept += [begins, rows, impacts]
+        g.begins, g.heavy, g.heavy_impacts = &begins[0] if g.lists else NULL, &rows[0] if rows.shape[0] else NULL, &impacts[0] if rows.shape[0] else NULL
+        self.few = True
 
 
 cdef int check(const int64_t[::1] starts, int64_t size, what) except -1:
@@ -159,15 +187,63 @@ cdef int check(const int64_t[::1] starts, int64_t size, what) except -1:
     return 0
 
 
-def sparse_net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms=None, gain=1, shift=0, extra=0, stretch=1):
-    return Net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch)
+def sparse_net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms=None, gain=1, shift=0, extra=0, stretch=1,
+               heavy=None):
+    return Net(row_starts, terms, weights, most, starts, rows, impacts, dense_of, dense, norms, gain, shift, extra, stretch, heavy)
 
 
-def sparse_search(Net net not None, const uint32_t[::1] terms, const float[::1] factors, int64_t k, int64_t cut, int64_t depth, const uint8_t[::1] mask):
+def sparse_heavy(const int64_t[::1] starts, const uint32_t[::1] terms, const float[::1] weights, const float[::1] most, int64_t limit):
+    cdef int64_t n = starts.shape[0] - 1, lists = most.shape[0], row, p, t, at = 0, made = 0
+    check(starts, terms.shape[0], "rows")
+    for p in range(terms.shape[0]):
+        if terms[p] >= lists:
+            raise InvalidArgumentError(f"term {terms[p]} of {lists}")
+    if terms.shape[0] >= 2**32:
+        raise InvalidArgumentError(f"{terms.shape[0]} entries; the heaviest of up to {2**32 - 1} are found")
+    next_array = np.zeros(lists + 1, np.int64)
+    list_array, impact_array = np.empty(terms.shape[0] + 1, np.uint32), np.empty(terms.shape[0] + 1, np.uint8)
+    cdef int64_t[::1] next = next_array
+    cdef uint32_t[::1] whole = list_array
+    cdef uint8_t[::1] impacts = impact_array
+    with nogil:
+        for p in range(terms.shape[0]):
+            next[terms[p] + 1] += 1
+        for t in range(lists):
+            made += min(next[t + 1], limit)
+            next[t + 1] += next[t]
+        for row in range(n):
+            for p in range(starts[row], starts[row + 1]):
+                t = terms[p]
+                whole[next[t]] = <uint32_t>row
+                impacts[next[t]] = sparse_impact(weights[p], most[t])
+                next[t] += 1
+    begin_array, row_array, heavy_array = np.empty(lists * (SPARSE_PARTS + 1), np.uint32), np.empty(made + 1, np.uint32), np.empty(made + 1, np.uint8)
+    cdef uint32_t[::1] begins = begin_array, rows = row_array
+    cdef uint8_t[::1] heavy = heavy_array
+    with nogil:
+        made = 0
+        for t in range(lists):
+            # a list now ends where the next one began
+            made = sparse_parts(&whole[at], &impacts[at], next[t] - at, limit, made, &begins[t * (SPARSE_PARTS + 1)], &rows[0], &heavy[0])
+            at = next[t]
+    return begin_array, row_array[:made], heavy_array[:made]
+
+
+def sparse_search(Net net not None, const uint32_t[::1] terms, const float[::1] factors, int64_t k, const uint8_t[::1] mask):
+    return asked(net, terms, factors, k, 0, 0, mask)
+
+
+def sparse_near(Net net not None, const uint32_t[::1] terms, const float[::1] factors, int64_t k, int64_t budget, int64_t depth, const uint8_t[::1] mask):
+    if not net.few or budget < 1 or depth < 1:
+        raise InvalidArgumentError(f"a budget of {budget}, a depth of {depth}; give 1 or more, over a net that has heaviest postings")
+    return asked(net, terms, factors, k, min(budget, <int64_t>SPARSE_FEW), depth, mask)
+
+
+cdef asked(Net net, const uint32_t[::1] terms, const float[::1] factors, int64_t k, int64_t budget, int64_t depth, const uint8_t[::1] mask):
     cdef int64_t m = terms.shape[0], i, size = 0
     cdef const uint8_t *allowed = NULL
-    if factors.shape[0] != m or (mask is not None and mask.shape[0] != net.g.n) or k < 0 or cut < 0 or depth < 0:
-        raise InvalidArgumentError(f"{m} terms, {factors.shape[0]} factors, k {k}, cut {cut}, depth {depth}; one factor a term, a mask of {net.g.n}")
+    if factors.shape[0] != m or (mask is not None and mask.shape[0] != net.g.n) or k < 0:
+        raise InvalidArgumentError(f"{m} terms, {factors.shape[0]} factors, k {k}; one factor a term, a mask of {net.g.n}")
     for i in range(m):
         if terms[i] >= net.g.lists:
             raise InvalidArgumentError(f"term {terms[i]} of {net.g.lists}")
@@ -179,10 +255,13 @@ def sparse_search(Net net not None, const uint32_t[::1] terms, const float[::1] 
     cdef Scratch room
     if m and k:
         room = shelf.pop() if shelf else Scratch()
-        if not sparse_reserve(room.s, m, depth):
-            raise MemoryError(f"no memory for a search of {m} terms and {depth} rows")
+        if not sparse_reserve(room.s, m, net.g.n, budget):
+            raise MemoryError(f"no memory for a search of {m} terms and {budget} postings")
         with nogil:
-            size = chosen.search(&net.g, &terms[0], &factors[0], m, k, cut, depth, allowed, room.s, &ids[0], &best[0])
+            if budget:
+                size = chosen.near(&net.g, &terms[0], &factors[0], m, k, budget, depth, allowed, room.s, &ids[0], &best[0])
+            else:
+                size = chosen.search(&net.g, &terms[0], &factors[0], m, k, allowed, room.s, &ids[0], &best[0])
         if len(shelf) < 8:
             shelf.append(room)
     for i in range(size, k):
