@@ -39,7 +39,10 @@ lint: .venv/dev
 test: lint
 	$(BIN)/python -m pytest -m 'not slow'
 
+# of builds of one version pip takes the one that says +cpu, where the index has it
+TORCH ?= torch==2.13.0
 test-all: lint
+	$(PIP) jax '$(TORCH)' || echo 'PyTorch or JAX does not install here: their tests are skipped'
 	$(BIN)/python -m pytest
 
 reliability: .venv/dev

@@ -124,9 +124,11 @@ class Tensor:
         return self.numpy().astype(wanted, copy=bool(copy))
 
     def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None) -> Any:
-        """A capsule of `numpy()`. Read-only memory needs a consumer of DLPack 1.0; others give ``copy=True``."""
+        """A capsule of `numpy()`, read-only without ``copy``. A consumer that does not know DLPack 1.0, and with it that flag, may write into the private
+        map of a file that it is shown, and needs ``copy=True`` of other memory."""
         array = self.numpy().copy() if copy else self._exported().view()
-        array.flags.writeable = bool(copy)
+        if max_version is not None:
+            array.flags.writeable = bool(copy)
         if copy is False and self.copied:
             raise BufferError("a chunked tensor is exported only by a copy; give copy=None")
         given = {"stream": stream, "max_version": max_version, "dl_device": dl_device}

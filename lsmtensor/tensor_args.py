@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .chunked import Tensor
-from .dtypes import numpy_dtype
+from .chunked import BITS_ONLY, Tensor
+from .dtypes import dtype_name, numpy_dtype
 from .errors import InvalidArgumentError, SchemaError
 
 
@@ -18,22 +18,36 @@ def check_name(name: Any) -> None:
         raise InvalidArgumentError(f"tensor name {name!r}; give a non-empty text that does not begin with a zero character")
 
 
-def as_array(value: Any, where: str) -> np.ndarray:
+def as_array(value: Any, where: str) -> tuple[np.ndarray, str]:
+    """(values, the name of their dtype): without ml_dtypes numpy sees only bits where bf16 and fp8 are meant."""
     if isinstance(value, Tensor):
-        return value.numpy()
+        return value.numpy(), value.dtype_name
     try:
+        if hasattr(value, "detach"):
+            return _of_torch(value)
         array = np.asarray(value)
-    except (ValueError, TypeError) as why:
+    except (ValueError, TypeError, RuntimeError) as why:
         raise SchemaError(f"{where}: {why}; give an array") from why
     if array.dtype == object:
         raise SchemaError(f"{where}: values of different kinds or shapes; give an array of numbers")
-    return array
+    return array, dtype_name(array.dtype)
+
+
+def _of_torch(tensor: Any) -> tuple[np.ndarray, str]:
+    """A tensor or parameter of PyTorch, from whatever device; shared where it lies in memory."""
+    import torch
+
+    there, name = tensor.detach().cpu(), str(tensor.dtype).removeprefix("torch.")
+    if name in BITS_ONLY:
+        bits = torch.int16 if tensor.dtype.itemsize == 2 else torch.uint8
+        return there.view(bits).numpy().view(numpy_dtype(name)), name
+    return there.numpy(), dtype_name(name)
 
 
 def fitting(value: Any, dtype: str, where: str) -> np.ndarray:
     """The value in a dtype; one that cannot hold it is refused."""
-    array, wanted = as_array(value, where), numpy_dtype(dtype)
-    if array.dtype == wanted:
+    (array, name), wanted = as_array(value, where), numpy_dtype(dtype)
+    if name == dtype or array.dtype == wanted:
         return array
     python = isinstance(value, (bool, int, float, complex, list, tuple))
     if not (np.can_cast(array.dtype, wanted, "same_kind") or (python and array.dtype.kind in "biuf" and wanted.kind in "biufcV")):

@@ -347,12 +347,12 @@ class Tensors:
         changes: list[tuple[Meta, Parts]] = []
         for name, value in arrays.items():
             check_name(name)
-            block = as_array(value, f"tensor {name!r}")
+            block, dtype = as_array(value, f"tensor {name!r}")
             old = self._look(name, moment)
-            if old is not None and (old.shape, old.dtype) == (block.shape, dtype_name(block.dtype)) and old.uses_base:
+            if old is not None and (old.shape, old.dtype) == (block.shape, dtype) and old.uses_base:
                 changes.append((old, parts_of(old, block)))
             else:
-                plans[name] = (new_meta(name, block.shape, dtype_name(block.dtype), None, None, 0, {}), block)
+                plans[name] = (new_meta(name, block.shape, dtype, None, None, 0, {}), block)
         if not arrays:
             raise InvalidArgumentError("update({}) has no tensors to write")
         return self._assign(plans, changes)[1]

@@ -374,9 +374,11 @@ def test_what_is_exported_can_be_written_to_and_hurts_nothing(tmp_path):
         for other in (second, t.numpy(), np.from_dlpack(t)):
             np.testing.assert_array_equal(other, w)
         db.verify()
+        assert t.__dlpack__() is not None, "a consumer of before DLPack 1.0 gets the private map"
+        chunked = db.tensors.create("grid", w.shape, w.dtype, chunks=(2, 1000), data=w)
         with pytest.raises(BufferError, match="copy=True"):
-            t.__dlpack__()
-        assert t.__dlpack__(copy=True) is not None and t.__dlpack_device__() == (1, 0)
+            chunked.__dlpack__()
+        assert chunked.__dlpack__(copy=True) is not None and t.__dlpack_device__() == (1, 0)
 
 
 def test_frameworks_that_are_not_there_are_named(db, monkeypatch):

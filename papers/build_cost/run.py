@@ -98,7 +98,7 @@ class Counting:
 def create(name: str) -> Any:
     if name == "partitions":
         return Partitions(DIM, threads=1)
-    return indexes.create({"hnsw": "hnsw(m=16, ef_construction=200)"}.get(name, name), dim=DIM, threads=1)
+    return indexes.create({"hnsw": "hnsw(m=16, ef_construction=200, quant=none)"}.get(name, name), dim=DIM, threads=1)
 
 
 def build(name: str, rows: np.ndarray) -> tuple[float, Any]:

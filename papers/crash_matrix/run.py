@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import tempfile
 import time
@@ -71,37 +70,28 @@ def kind_of(path: str) -> str:
 class DeafEnv(FaultyEnv):
     """A file system in memory on which the syncs of one site (or, with ``*`` at the end, of all that begin so) do nothing, and say that they did."""
 
-    def __init__(self, clock: Any = None, deaf: str | None = None) -> None:
+    def __init__(self, clock: Any = None, ignored: str = "") -> None:
         super().__init__(clock)
-        self.deaf = deaf
+        self.ignored = ignored
         self.sites: dict[str, int] = {}
 
-    def heard(self, what: str) -> bool:
-        name = f"{what} — {site()}"
-        self.sites[name] = self.sites.get(name, 0) + 1
-        return not (self.deaf and (name == self.deaf or (self.deaf.endswith("*") and name.startswith(self.deaf[:-1]))))
-
-    def _wrapped(self, made: Any) -> Any:
-        sync = made.sync
-        if made.path.startswith(f"{workload.PATH}/"):  # a checkpoint or backup beside it is synced too, but nobody opens it here
-            made.sync = lambda: sync() if self.heard(f"sync of {kind_of(made.path)}") else None
-        return made
-
-    def create(self, path: str, **how: Any) -> Any:
-        return self._wrapped(super().create(path, **how))
-
-    def append_to(self, path: str, **how: Any) -> Any:
-        return self._wrapped(super().append_to(path, **how))
-
-    def sync_dir(self, path: str) -> None:
+    def deaf(self, op: str, path: str) -> bool:
         folder, _, inner = path.rstrip("/").partition("/")
-        if folder != workload.PATH or self.heard(f"sync of folder {inner or folder}"):
-            super().sync_dir(path)
+        if folder != workload.PATH:  # a checkpoint or backup beside it is synced too, but nobody opens it here
+            return False
+        name = f"sync of {f'folder {inner or folder}' if op == 'sync_dir' else kind_of(path)} — {site()}"
+        self.sites[name] = self.sites.get(name, 0) + 1
+        return name == self.ignored or (self.ignored.endswith("*") and name.startswith(self.ignored[:-1]))
 
     def crash(self, seed: int = 0, keep: float = 0.5) -> DeafEnv:
-        """What is left, on a file system that is deaf in the same place: recovery has syncs too."""
-        after = super().crash(seed, keep)
-        after.deaf, after.sites = self.deaf, self.sites
+        return self._like(super().crash(seed, keep))
+
+    def kill(self) -> DeafEnv:
+        return self._like(super().kill())
+
+    def _like(self, after: DeafEnv) -> DeafEnv:
+        """Deaf in the same place: recovery has syncs too."""
+        after.ignored, after.sites = self.ignored, self.sites
         return after
 
 
@@ -141,25 +131,25 @@ CHECKS: dict[str, Callable[[], Any]] = {
 # -- what is tried -------------------------------------------------------------------------------
 
 
-def tried(fault: str, deaf: str | None, scale: str) -> dict[str, Any]:
+def tried(fault: str, deaf: str, scale: str) -> dict[str, Any]:
     """One class of power loss at the calls of one life; it stops at its first wrong state."""
     every, recovery_every, _ = SIZES[scale]
-    if deaf is None:
+    if not deaf:
         every = -(-every // 2)  # the whole protocol: more states, none may be wrong
     with rotating():
         if fault == KILLED:
             return killed_then_lost(deaf, every)
         if fault == IN_RECOVERY:
-            found = crash.enumerate_crashes(env=DeafEnv(deaf=deaf), every=every * 10, luck=((0.5, 5),), recovery_every=recovery_every)
+            found = crash.enumerate_crashes(env=DeafEnv(ignored=deaf), every=every * 10, luck=((0.5, 5),), recovery_every=recovery_every)
             return {"fault": fault, "tried": found.in_recovery, "wrong": len(found.wrong), "first": _short(found.wrong)}
-        found = crash.enumerate_crashes(env=DeafEnv(deaf=deaf), every=every, luck=LUCK[fault])
+        found = crash.enumerate_crashes(env=DeafEnv(ignored=deaf), every=every, luck=LUCK[fault])
         return {"fault": fault, "tried": found.checked, "wrong": len(found.wrong), "first": _short(found.wrong)}
 
 
-def killed_then_lost(deaf: str | None, every: int) -> dict[str, Any]:
+def killed_then_lost(deaf: str, every: int) -> dict[str, Any]:
     """The process is killed, and what it wrote stays in the page cache; the next one reads that, commits more, and the power is lost.
     What the second process saw must not go: a commit would be missing below one that was acknowledged."""
-    env, done, wrong, calls, tried = DeafEnv(deaf=deaf), [], [], 0, 0
+    env, done, wrong, calls, tried = DeafEnv(ignored=deaf), [], [], 0, 0
 
     def kill(op: str, path: str) -> None:
         nonlocal calls, tried
@@ -169,7 +159,7 @@ def killed_then_lost(deaf: str | None, every: int) -> dict[str, Any]:
         tried += 1
         where = f"killed at call {calls} ({op} of {path}) in step {len(done)}"
         try:
-            left = _same(env)
+            left = env.kill()
             db = lt.open(workload.PATH, env=left, config=workload.CONFIG)
             seen = workload.held(db)
             db.create_table("after", workload.WORDS).put("word", {"n": 1})
@@ -184,14 +174,6 @@ def killed_then_lost(deaf: str | None, every: int) -> dict[str, Any]:
     env.watch(kill)
     workload.run(env, done=done)
     return {"fault": KILLED, "tried": tried, "wrong": len(wrong), "first": _short(wrong)}
-
-
-def _same(env: DeafEnv) -> DeafEnv:
-    """The file system as it is, what is not synced still so; locks went with the process."""
-    after = DeafEnv(env.clock, deaf=env.deaf)
-    after.files, after.durable, after.pending = copy.deepcopy((env.files, env.durable, env.pending))
-    after.folders, after.sites = set(env.folders), env.sites
-    return after
 
 
 def flips(scale: str) -> dict[str, Any]:
@@ -249,9 +231,9 @@ def measure(scale: str, seed: int) -> dict[str, Callable[[], Iterable[dict[str, 
         crash.enumerate_crashes(env=env, every=67 if scale == "smoke" else 37, recovery_every=20)
     losses = [*LUCK, IN_RECOVERY, KILLED]
     jobs: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {"none, flips": lambda: [{**_about("nothing", "none"), **flips(scale)}]}
-    for name in (None, *sorted(env.sites), SEALING):
-        for fault in losses if name is None or scale != "smoke" else losses[:1]:
-            jobs[f"{name}: {fault}"] = partial(without, name, fault, scale)
+    for name in ("", *sorted(env.sites), SEALING):
+        for fault in losses if not name or scale != "smoke" else losses[:1]:
+            jobs[f"{name or 'none'}: {fault}"] = partial(without, name, fault, scale)
     return jobs | {name: partial(blind, name, scale) for name in CHECKS} | {"throughput": partial(throughput, scale)}
 
 
@@ -264,9 +246,9 @@ def rotating() -> Any:
     return mock.patch.object(manifest, "ROTATE_BYTES", 6000)
 
 
-def without(name: str | None, fault: str, scale: str) -> lab.Rows:
+def without(name: str, fault: str, scale: str) -> lab.Rows:
     """A fault, with one sync left out, or none."""
-    kind = "none" if name is None else "both" if name == SEALING else "sync"
+    kind = "none" if not name else "both" if name == SEALING else "sync"
     return [{**_about(name or "nothing", kind), **tried(fault, name, scale)}]
 
 

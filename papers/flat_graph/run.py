@@ -49,7 +49,7 @@ class Graph:
     """The links of an HNSW of some rows, and the searches that can be made of them: where a walk begins x what it compares."""
 
     def __init__(self, rows: np.ndarray) -> None:
-        index = indexes.create("hnsw(m=16, ef_construction=200)", dim=rows.shape[1], threads=1)
+        index = indexes.create("hnsw(m=16, ef_construction=200, quant=none)", dim=rows.shape[1], threads=1)
         index.add(rows)
         arrays = index.to_sections()[1]
         self.rows, self.links, self.upper, self.state = rows, arrays["links"], arrays["upper"], arrays["state"]
@@ -72,7 +72,8 @@ class Graph:
         coded.learn(self.rows, 0)
         coded.append(self.rows)
         if entry == "levels":
-            net = coded.net(self.rows, self.links, self.above)
+            names, links = self.above
+            net = coded.net(self.rows, self.links, (coded.over(self.rows[names], names, links), names))
             return lambda queries, ef: run.code_search(net, queries, K, ef, ef, None)[0]
         net = coded.net(self.rows, self.links)
         return lambda queries, ef: run.code_search(net, queries, K, ef, ef, None, np.full((len(queries), 1), self.state[0], np.uint32))[0]
