@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import lsmtensor as lt
 
 from .. import indexes, kernels
-from ..kernels.contract import COSINE
-from . import datasets
+from ..kernels.contract import METRICS
+from . import vectors
 from .ann import QUERIES, K
 from .recall import recall, truth
 from .runner import Options, Ratio
@@ -39,6 +39,7 @@ class State:
     points: np.ndarray
     about: dict[str, Any]
     folder: Path
+    metric: str
     masks: dict[float, np.ndarray] = field(default_factory=dict)
     true: dict[float, np.ndarray] = field(default_factory=dict)
     searches: dict[str, Search] = field(default_factory=dict)
@@ -47,21 +48,18 @@ class State:
 
 
 def setup(options: Options) -> State:
-    data = datasets.debian(options.data)
-    luck = np.random.default_rng(options.seed)
-    order = luck.permutation(len(data))
-    count = 50 if options.quick else QUERIES
-    points = np.ascontiguousarray(data.embeddings[np.sort(order[count:])])
-    state = State(np.ascontiguousarray(data.embeddings[order[:count]]), points, data.describe(), options.path)
+    data = vectors.load(options.data, 50 if options.quick else QUERIES, K, options.seed)
+    luck, points = np.random.default_rng(options.seed), data.points
+    state = State(data.queries, points, data.about, options.path, data.metric)
     drawn = luck.random(len(points))
     for share in SHARES:
         state.masks[share] = drawn <= np.sort(drawn)[max(K, round(share * len(points))) - 1]
         rows = np.flatnonzero(state.masks[share])
-        state.true[share] = rows[truth(points[rows], state.queries, K)]
+        state.true[share] = rows[truth(points[rows], state.queries, K, state.metric)]
     _add_exact(state)
     built = {}
     for spec in options.indexes or SPECS:
-        built[spec] = indexes.create(spec, dim=points.shape[1], metric="cosine", kernel=options.config.kernel)
+        built[spec] = indexes.create(spec, dim=points.shape[1], metric=state.metric, kernel=options.config.kernel)
         built[spec].add(points)
         _add_index(state, spec, built[spec])
     _add_table(state, next(iter(built)), drawn, options)
@@ -93,14 +91,14 @@ def _add_exact(state: State) -> None:
     for share, mask in state.masks.items():
 
         def search(queries: np.ndarray, mask: np.ndarray = mask) -> np.ndarray:
-            return np.array([_exact(compiled, state.points, q, mask) for q in queries])
+            return np.array([_exact(compiled, state.points, q, mask, METRICS[state.metric]) for q in queries])
 
         _add(state, "exact scan of the matches", share, search, who="exact")
 
 
-def _exact(compiled: Any, points: np.ndarray, query: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _exact(compiled: Any, points: np.ndarray, query: np.ndarray, mask: np.ndarray, metric: int) -> np.ndarray:
     rows = np.flatnonzero(mask)
-    near = compiled.topk(query[None], points[rows], K, COSINE, None)[0]
+    near = compiled.topk(query[None], points[rows], K, metric, None)[0]
     return rows[near[0]]
 
 
@@ -117,7 +115,7 @@ def _add_table(state: State, spec: str, drawn: np.ndarray, options: Options) -> 
     path = state.folder / "rows.lsm"
     state.db = lt.open(str(path), config=options.config.with_set("index.min_rows=1000"))
     columns = [lt.Column("id", pa.int64()), lt.Column("drawn", pa.float64()), lt.Column("v", lt.tensor("float32", (state.points.shape[1],)))]
-    docs = state.db.create_table("docs", lt.Schema(columns, primary_key="id"), indexes={"v": f"{spec.rstrip(')')}{', ' if '(' in spec else '('}metric=cosine)"})
+    docs = state.db.create_table("docs", lt.Schema(columns, primary_key="id"), indexes={"v": f"{spec.rstrip(')')}{', ' if '(' in spec else '('}metric={state.metric})"})
     docs.insert({"id": np.arange(len(drawn)), "drawn": drawn, "v": state.points})
     state.db.compact()
     dial = indexes.REGISTRY.get(spec.partition("(")[0]).dial  # type: ignore[attr-defined]
@@ -136,13 +134,16 @@ def _add_faiss(state: State) -> None:
     except ImportError:
         return
     faiss.omp_set_num_threads(1)
-    unit = state.points / np.linalg.norm(state.points, axis=1, keepdims=True)
-    graph = faiss.IndexHNSWFlat(unit.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    rows, asked, kind = state.points, state.queries, faiss.METRIC_L2 if state.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    if state.metric == "cosine":
+        rows, asked = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (rows, asked))
+    graph = faiss.IndexHNSWFlat(rows.shape[1], 32, kind)
     graph.hnsw.efConstruction = 200
-    cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(unit.shape[1]), unit.shape[1], max(1, min(256, len(unit) // 40)), faiss.METRIC_INNER_PRODUCT)
-    cells.train(unit)
+    flat = faiss.IndexFlatL2(rows.shape[1]) if state.metric == "l2" else faiss.IndexFlatIP(rows.shape[1])
+    cells = faiss.IndexIVFFlat(flat, rows.shape[1], max(1, min(256, len(rows) // 40)), kind)
+    cells.train(rows)
     for index in (graph, cells):
-        index.add(unit)
+        index.add(rows)
     for share, mask in state.masks.items():
         chosen = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 

@@ -55,7 +55,7 @@ def filter_mask(allowed: Any, n: int, ids: Callable[[], np.ndarray], alive: np.n
     if given.dtype in (bool, np.uint8):
         if given.shape != (n,):
             raise InvalidArgumentError(f"a filter mask of shape {given.shape}; wanted ({n},), or integer ids (not uint8)")
-        mask = np.ascontiguousarray(given != 0).view(np.uint8)
+        mask = np.ascontiguousarray(given if given.dtype == bool else given != 0).view(np.uint8)
     elif given.size == 0 or given.dtype.kind in "iu":
         mask = np.isin(ids(), given).view(np.uint8)
     else:

@@ -42,8 +42,8 @@ TOP_LEAST = 4096
 TIGHT, LOOSE = 256, 310
 # where walks begin: tables, keys asked for in each, rows around each key
 TREES, KEYS, AROUND = 4, 2, 8
-# nanoseconds, for the choice between scan and walk: a row scanned, a row walked to
-SCANNED, WALKED = 6.0, 22.0
+# nanoseconds, for the choice between scan and walk: a row that a filter leaves out, a row scanned, a row walked to
+PASSED, SCANNED, WALKED = 0.03, 8.5, 22.0
 
 
 @REGISTRY.register("fqg")
@@ -364,13 +364,13 @@ class FQG(VectorIndex):
         most = int(rerank or self.rerank)
         width = max(self.ef if ef is None else int(ef), k, most)
         depth = max(k, most) if most else width
-        if self._done == 0 or width >= matches:
+        if self._done == 0 or (width >= matches and mask is None):
             rows, distances = self._kernels.topk(queries, self._vectors.array, k, self._code, mask)
             return rows, distances
         net = self._ready()
         scan, walk = self._costs(width, matches)
-        if mask is not None and scan <= walk:
-            rows, distances = self._kernels.code_scan(net, queries, k, depth, mask)
+        if mask is not None and (width >= matches or scan <= walk):
+            rows, distances = self._kernels.code_scan(net, queries, k, max(depth, min(width, matches)), mask)
             return rows, distances
         rows, distances = self._reach(net, queries, k, width, depth, mask, **params)
         # a walk can come back short: matches far from the query, or an island of equal rows
@@ -381,7 +381,7 @@ class FQG(VectorIndex):
 
     def _costs(self, width: int, matches: int) -> tuple[float, float]:
         """Microseconds expected of a scan of the matching codes, and of a walk under their filter."""
-        return matches * SCANNED / 1e3, 16 * width * (len(self._vectors) / matches) ** 0.6 * WALKED / 1e3
+        return (len(self._vectors) * PASSED + matches * SCANNED) / 1e3, 16 * width * (len(self._vectors) / matches) ** 0.6 * WALKED / 1e3
 
     def plan(self, k: int, matches: int, **params: Any) -> dict[str, Any]:
         width = max(int(params.get("ef") or self.ef), k, int(params.get("rerank") or self.rerank))

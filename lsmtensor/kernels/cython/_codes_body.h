@@ -128,8 +128,15 @@ static int64_t ISA(scanned)(const code_net *g, const code_query *q, int64_t dept
             while (n < 64 && at < g->n) node[n++] = (uint32_t)at++;
         else
             while (n < 64 && at < g->n) {
-                uint64_t eight;
-                if (at + 8 <= g->n && (memcpy(&eight, mask + at, 8), !eight)) {
+                uint64_t line[8];
+                if (at + 64 <= g->n) {
+                    memcpy(line, mask + at, 64);
+                    if (!(line[0] | line[1] | line[2] | line[3] | line[4] | line[5] | line[6] | line[7])) {
+                        at += 64;
+                        continue;
+                    }
+                }
+                if (at + 8 <= g->n && (memcpy(line, mask + at, 8), !line[0])) {
                     at += 8;
                     continue;
                 }
