@@ -29,6 +29,7 @@ from .lsm.unique import guarded
 from .scanning import bound, columns_of, limited, project, scanned, short_scan
 from .schema import Schema
 from .search.dense import search_view
+from .search.fuse import search as search_fused
 from .sstable.coded import rounded
 from .transfer import read, write
 
@@ -226,9 +227,7 @@ class TableView:
         """
         self._reading()
         if text is not None or sparse is not None:
-            from .search import fuse
-
-            return fuse.search(
+            return search_fused(
                 self._view(), self._tree, q, text, sparse, k=k, column=column, where=where, columns=columns, fusion=fusion, index=index,
                 metric=metric, explain=explain, params=params,
             )  # fmt: skip

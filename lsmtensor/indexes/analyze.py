@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -131,8 +131,7 @@ class TextSpec:
         return Question(tuple(terms), tuple(must), tuple(self.query(asked.get("must_not", ""))))
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """Terms, of which some must occur, and others that must not."""
 
     terms: tuple[str, ...]

@@ -6,7 +6,8 @@ A memtable's rows come in order of arrival and stay: those that came since are m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,35 +28,48 @@ Over = Callable[[dict[str, Any], dict[str, np.ndarray]], Part]
 LEXICAL = ("text", "sparse")
 
 
-def text_lists(source: Source, column: str, spec: TextSpec, index: str | None, kernel: Any) -> list[TextLists]:
-    """The words of a source, part by part, their rows one after the other."""
+@dataclass(frozen=True)
+class Asked(Generic[Part]):
+    """Which lists: of a column, under a name that tells them from others of it, from segments of an index. How they are made, and read."""
+
+    column: str
+    name: str
+    index: str | None
+    make: Callable[[pa.ChunkedArray], Part]
+    over: Over[Part]
+
+
+def asked_text(column: str, spec: TextSpec, index: str | None, kernel: Any) -> Asked[TextLists]:
+    """The words of texts."""
 
     def over(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> TextLists:
         return TextLists.over(header, arrays, spec, kernel)
 
-    return _lists(source, column, (column, spec), index, lambda texts: TextLists.of(texts, spec, kernel), over)
+    return Asked(column, f"{column} {spec}", index, lambda texts: TextLists.of(texts, spec, kernel), over)
 
 
-def sparse_lists(source: Source, column: str, dim: int, index: str | None, kernel: Any) -> list[Postings]:
-    """The sparse vectors of a source, part by part."""
+def asked_sparse(column: str, dim: int, index: str | None, kernel: Any) -> Asked[Postings]:
+    """Sparse vectors."""
 
     def over(_: dict[str, Any], arrays: dict[str, np.ndarray]) -> Postings:
         return restored((arrays["row_starts"], arrays["terms"], arrays["row_weights"]), dim, kernel, arrays)
 
-    return _lists(source, column, (column, "sparse"), index, lambda values: Postings(csr_of(values), dim, kernel), over)
+    return Asked(column, column, index, lambda values: Postings(csr_of(values), dim, kernel), over)
 
 
-def _lists(source: Source, column: str, key: Any, index: str | None, make: Callable[[pa.ChunkedArray], Part], over: Over[Part]) -> list[Part]:
+def lists_of(source: Source, asked: Asked[Part]) -> list[Part]:
+    """Those of a source, part by part, their rows one after the other."""
+    column, key = asked.column, asked.name
     if isinstance(source, MemSource):
         home: dict[Any, list[Part]] = source.memtable.__dict__.setdefault("_lists", {})
         parts, values = home.get(key, []), source.memtable.view().table().column(column)
         have = sum(map(len, parts))
         if len(values) > have:
-            parts = home[key] = grown(parts, make(values.slice(have)))
+            parts = home[key] = grown(parts, asked.make(values.slice(have)))
         return parts
     kept: dict[Any, list[Part]] = source.__dict__.setdefault("_lists", {})
     if key not in kept:
-        kept[key] = [_stored(source, at, index, over) or make(values_of(source, at, column)) for at in range(len(source.files))]
+        kept[key] = [_stored(source, at, asked.index, asked.over) or asked.make(values_of(source, at, column)) for at in range(len(source.files))]
     return kept[key]
 
 

@@ -58,6 +58,8 @@ def search(
 
 def _weights(fusion: Any, asked: list[str]) -> dict[str, float] | None:
     """None for rrf."""
+    if fusion == "rrf":
+        return None
     spec = Spec.of(fusion)
     if spec.name == "rrf" and not spec.params:
         return None

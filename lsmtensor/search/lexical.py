@@ -6,8 +6,8 @@ visible rows are answered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,9 @@ from .. import kernels
 from ..dtypes import SparseType
 from ..errors import InvalidArgumentError, SchemaError
 from ..indexes.analyze import TextSpec
-from ..indexes.text import ranked, together
-from ..lsm.lists import sparse_lists, text_lists
+from ..indexes.postings import Postings
+from ..indexes.text import TextLists, ranked, together
+from ..lsm.lists import Asked, asked_sparse, asked_text, lists_of
 from ..lsm.marks import marks_of
 from ..lsm.source import RunSource
 from ..lsm.state import View
@@ -26,24 +27,36 @@ from .dense import answer_schema, merged, visible
 
 Found = tuple[np.ndarray, np.ndarray]
 Masks = list[np.ndarray | None]
+T = TypeVar("T")
 
 
 def search_text(view: View, asked: Any, k: int, column: str | None, where: Any, columns: Sequence[str] | None, config: Any) -> pa.Table:
     named = asked if isinstance(asked, dict) else {}
-    name, index, spec = _text_column(view, named.get("column", column), named.get("index"))
-    question, kernel = spec.question(asked, "column", "index"), kernels.choose(config.kernel)
-    every = [text_lists(source, name, spec, index, kernel) for source in view.sources]
+    spec, lists = _kept(view, "text", (named.get("column", column), named.get("index"), config.kernel), _text_lists)
+    question = spec.question(asked, "column", "index")
+    every = [lists_of(source, lists) for source in view.sources]
     masks = [_masks(view, number, where, parts) for number, parts in enumerate(every)]
-    found = iter(ranked([part for parts in every for part in parts], question, k, [mask for part in masks for mask in part]))
-    return _answered(view, [together([next(found) for _ in parts], parts, k) for parts in every], k, columns)
+    if len(every) == 1:
+        found = ranked(every[0], question, k, masks[0])
+        return _answered(view, [together(found, every[0], k)], k, columns)
+    each = iter(ranked([part for parts in every for part in parts], question, k, [mask for part in masks for mask in part]))
+    return _answered(view, [together([next(each) for _ in parts], parts, k) for parts in every], k, columns)
 
 
-def _text_column(view: View, column: str | None, index: str | None) -> tuple[str, str | None, TextSpec]:
-    """(column, index, what it declares) that a search is about; kept, for a table version has few."""
-    kept: dict[Any, tuple[str, str | None, TextSpec]] = view.table.__dict__.setdefault("_texts", {})
-    if (column, index) not in kept:
-        kept[column, index] = _chosen(view, column, index)
-    return kept[column, index]
+def _kept(view: View, what: str, asked: Any, make: Callable[..., T]) -> T:
+    """What some arguments say about a table version: worked out once, for it is asked the same again."""
+    kept: dict[Any, T] = view.table.__dict__.setdefault(f"_asked_{what}", {})
+    found = kept.get(asked)
+    if found is None:
+        if len(kept) > 64:
+            kept.clear()
+        found = kept[asked] = make(view, *asked)
+    return found
+
+
+def _text_lists(view: View, column: str | None, index: str | None, kernel: Any) -> tuple[TextSpec, Asked[TextLists]]:
+    name, index, spec = _chosen(view, column, index)
+    return spec, asked_text(name, spec, index, kernels.choose(kernel))
 
 
 def _chosen(view: View, column: str | None, index: str | None) -> tuple[str, str | None, TextSpec]:
@@ -62,15 +75,20 @@ def _chosen(view: View, column: str | None, index: str | None) -> tuple[str, str
 
 
 def search_sparse(view: View, asked: Any, k: int, column: str | None, where: Any, columns: Sequence[str] | None, config: Any) -> pa.Table:
-    name, dim = _sparse_column(view, column)
-    index = next((n for n, e in view.table.state.indexes.items() if e["column"] == name and Spec.parse(e["spec"]).name == "sparse"), None)
-    weights, kernel, found = _sparse_query(asked, dim), kernels.choose(config.kernel), []
+    dim, lists = _kept(view, "sparse", (column, config.kernel), _sparse_lists)
+    weights, found = _sparse_query(asked, dim), []
     terms, factors = np.array(list(weights), np.int64), np.array(list(weights.values()), np.float32)
     for number, source in enumerate(view.sources):
-        parts = sparse_lists(source, name, dim, index, kernel)
+        parts = lists_of(source, lists)
         near = [part.search(*part.numbered(terms, factors), k, mask) for part, mask in zip(parts, _masks(view, number, where, parts), strict=True)]
         found.append(together(near, parts, k))
     return _answered(view, found, k, columns)
+
+
+def _sparse_lists(view: View, column: str | None, kernel: Any) -> tuple[int, Asked[Postings]]:
+    name, dim = _sparse_column(view, column)
+    index = next((n for n, e in view.table.state.indexes.items() if e["column"] == name and Spec.parse(e["spec"]).name == "sparse"), None)
+    return dim, asked_sparse(name, dim, index, kernels.choose(kernel))
 
 
 def _sparse_column(view: View, column: str | None) -> tuple[str, int]:
@@ -127,9 +145,14 @@ def _answered(view: View, found: list[Found], k: int, columns: Sequence[str] | N
     if len(found) == 1 and isinstance(view.sources[0], RunSource):
         # rows of a run are in order of their keys, and equal scores in that of rows
         rows, scores = found[0]
-        count = int(np.count_nonzero(rows >= 0))
-        table = view.rows(np.zeros(count, np.int64), rows[:count], answer_schema(view, columns))
-        return table.append_column("_score", pa.array(scores[:count]))
+        if rows[-1] < 0:
+            rows = rows[: np.count_nonzero(rows >= 0)]
+        schema = answer_schema(view, columns)
+        table = view.sources[0].take(rows, schema.names)
+        if not table.schema.equals(schema):
+            table = table.cast(schema)
+        scored = _kept(view, "scored", (schema,), lambda _, schema: schema.append(pa.field("_score", pa.float32())))
+        return pa.Table.from_arrays([*table.columns, pa.array(scores[: len(rows)])], schema=scored)
     near = [(rows[None, :], -scores[None, :]) for rows, scores in found]
     table = merged(view, near, np.empty((1, 0)), k, columns, True)
     place = table.schema.get_field_index("_distance")

@@ -31,6 +31,20 @@ class Checks:
             self._sum(first, last)
         self.whole = bool(self.good.all())
 
+    def check_rows(self, at: int, width: int, n: int, rows: np.ndarray) -> None:
+        """The chunks under some of the ``n`` rows of ``width`` bytes from ``at``."""
+        first, last = at // self._chunk, -(-(at + n * width) // self._chunk)
+        if not len(rows) or np.count_nonzero(self.good[first:last]) == last - first:
+            return
+        begins, ends = (at + rows * width) // self._chunk, (at + (rows + 1) * width - 1) // self._chunk
+        spans = [begins, ends]
+        if int((ends - begins).max()) > 1:
+            spans = [np.arange(a, b + 1) for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+        touched = np.concatenate(spans)
+        if not self.good[touched].all():
+            for chunk in np.unique(touched).tolist():
+                self.check(chunk * self._chunk, min((chunk + 1) * self._chunk, self._end))
+
     def _sum(self, first: int, last: int) -> None:
         """Chunks [first, last) that are not good yet, stretch by stretch: one call of the kernel each."""
         crcs: Any = kernels.storage().crc32c_chunks

@@ -411,16 +411,8 @@ class TableReader:
             return
         for at, end in column.others:
             self._check(at, end)
-        if column.width and len(rows):
-            first = (column.at + rows * column.width) // self._chunk
-            last = (column.at + (rows + 1) * column.width - 1) // self._chunk
-            spans = [first, last]
-            if int((last - first).max()) > 1:
-                spans = [np.arange(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
-            touched = np.concatenate(spans)
-            if not self._checks.good[touched].all():
-                for chunk in np.unique(touched).tolist():
-                    self._check(chunk * self._chunk, min((chunk + 1) * self._chunk, self._chunks_end))
+        if column.width:
+            self._checks.check_rows(column.at, column.width, len(column.array), rows)
 
     def about(self) -> dict[str, Any]:
         """The settings that the file was written with."""
