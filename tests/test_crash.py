@@ -18,7 +18,7 @@ from lsmtensor.testing.crash import enumerate_crashes, enumerate_errors
 # a refused sync leaves handles whose finalizers meet it again
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-SOME_OR_ALL = [pytest.param(47, 30, id="some"), pytest.param(1, 60, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+SOME_OR_ALL = [pytest.param(97, 40, id="some"), pytest.param(1, 60, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
 
 
 @pytest.mark.parametrize("every, recovery_every", SOME_OR_ALL)

@@ -37,7 +37,7 @@ def reads_as(table, model):
         assert len(set(found["k"].to_pylist())) == len(found), "a key is found in two versions"
 
 
-def life(db, index, steps=20, **options):
+def life(db, index, steps=16, **options):
     """(table, what each version held) of writes, deletes, flushes and merges of all, some, or ranges of the runs."""
     luck = np.random.default_rng(7)
     table = db.create_table("t", SCHEMA, indexes={"v": index} if index else {}, **options)
@@ -58,8 +58,10 @@ def life(db, index, steps=20, **options):
     return table, held
 
 
-@pytest.mark.parametrize("index", [None, "hnsw(m=4)", "ivfflat(placement=table, lists=2)", "hnsw(m=4, placement=file)"])
-@pytest.mark.parametrize("policy", ["lazy_leveled", "tiered"])
+@pytest.mark.parametrize(
+    "index, policy",
+    [(None, "lazy_leveled"), ("hnsw(m=4)", "tiered"), ("ivfflat(placement=table, lists=2)", "lazy_leveled"), ("hnsw(m=4, placement=file)", "leveled")],
+)
 def test_every_version_reads_as_it_was(index, policy):
     env = MemoryEnv()
     config = CONFIG.with_set(f"compaction.policy={policy}", "compaction.level0_runs=3", "compaction.level_bytes=3000", "sstable.file_bytes=2500")

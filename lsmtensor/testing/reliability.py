@@ -1,6 +1,6 @@
 """``docs/reliability.md``: what was tried against the store and what came of it, measured now.
 
-``python -m lsmtensor.testing.reliability [FILE] [THIN]``. ``THIN`` 1 tries everything that fits in about twenty minutes of one core,
+``python -m lsmtensor.testing.reliability [FILE] [THIN]``. ``THIN`` 1 tries everything that fits in about twenty minutes of two cores,
 larger numbers every THIN-th fault.
 """
 
@@ -10,7 +10,10 @@ import errno
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from . import damage, mutation, workload
@@ -74,7 +77,7 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "T7": ("one writer and readers in other processes; a second writer gets a clear error", ("test_concurrency.py::test_readers_in_other_processes_while_files_come_and_go", "test_concurrency.py::test_two_writers_and_a_killed_one")),
     "T8": ("the same seed gives the same index and results, whatever the threads", ("test_indexes_conformance.py",)),
     "T9": ("arrays keep dtype, shape and byte order", ("test_tensors.py::test_exact_round_trip",)),
-    "T10": ("closed and reopened in another process, rows and metadata are intact", ("test_transactions.py::test_pickled_handles",)),
+    "T10": ("closed and reopened in another process, rows and metadata are intact", ("test_versions.py::test_pickled_handles",)),
     "T11": ("data loaders with fork and spawn", ("test_concurrency.py::test_handles_in_workers_of_a_data_loader",)),
     "T12": ("numbers on a screen are computed from the store (there is no studio; notebooks show tables)", ("test_notebook.py::test_html",)),
     "T13": ("examples of the documentation are run", ("test_docs.py",)),
@@ -83,43 +86,79 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def rows(thin: int) -> Iterator[Row]:
-    """(fault, where, tried, what came of it), one suite after the other. O(20 min / thin)."""
-    crashes = enumerate_crashes(every=2 * thin, recovery_every=60, stop_at=1000)
-    told = f"{len(crashes.wrong)} wrong; {crashes.checked:,} different states opened and checked"
-    yield "power loss", f"every {_nth(2 * thin)} of {crashes.calls:,} disk calls, and in recoveries", crashes.left, told
-    for sync in ("every", "none", "buffered(ms=5)"):
-        config = workload.CONFIG.with_set(f"wal.sync={sync}")
-        made = enumerate_crashes(config=config, every=16 * thin, prefix=sync != "every", stop_at=1000)
-        yield f"power loss, `wal.sync={sync}`", "a prefix of the commits" if sync != "every" else "every commit", made.left, f"{len(made.wrong)} wrong"
+def suites(thin: int) -> list[Callable[[], Row]]:
+    """Each makes one row, (fault, where, tried, what came of it). O(20 min / thin) together."""
     refused = [
         ("write", errno.ENOSPC, 24), ("write", errno.EIO, 26), ("sync", errno.EIO, 4), ("create", errno.EMFILE, 2), ("rename", errno.EIO, 1),
         ("link", errno.EMLINK, 1), ("unlink", errno.EROFS, 2), ("sync_dir", errno.EIO, 2), ("truncate", errno.EIO, 1), ("open", errno.EMFILE, 2), ("read", errno.EIO, 2),
     ]  # fmt: skip
-    for op, code, every in refused:
-        pair = [enumerate_errors(op, code, every=every * max(1, thin // 2) if every > 1 else 1, lasting=lasting, stop_at=1000) for lasting in (False, True)]
-        wrong = sum(len(p.wrong) for p in pair)
-        yield f"{errno.errorcode[code]} of {op}", "once, and from there on", sum(p.calls for p in pair), f"{wrong} wrong"
-    for fault in damage.FAULTS:
-        found = damage.try_damages(5 * thin if fault in ("flip", "cut", "zeros") else 1, faults=(fault,), stop_at=1000)
-        kinds = ", ".join(sorted({kind for kind, _ in [*found.right, *found.said]}))
-        outcome = f"{len(found.wrong)} wrong; {sum(found.said.values()):,} told, {sum(found.right.values()):,} answered rightly"
-        yield f"bytes: {fault}", kinds, found.tried, outcome
-    killed = damage.try_damages(20 * thin, closed=False, stop_at=1000)
-    yield "bytes after a kill", "all of these", killed.tried, f"{len(killed.wrong)} wrong"
+    made: list[Callable[[], Row]] = [partial(_power, thin)]
+    made += [partial(_power_by_mode, sync, thin) for sync in ("every", "none", "buffered(ms=5)")]
+    made += [partial(_refused, op, code, every * max(1, thin // 2) if every > 1 else 1) for op, code, every in refused]
+    made += [partial(_damaged, fault, 5 * thin if fault in ("flip", "cut", "zeros") else 1) for fault in damage.FAULTS]
+    made.append(partial(_damaged_after_a_kill, thin))
     if thin <= 10:
-        sites = [site for site in mutation.sync_sites() if site[1:] not in mutation.SPARE_SYNCS]
-        missed = [site for site in sites if not mutation.misses_sync(site)]
-        yield "a sync left out", "each place that asks for one, until the suite notices", len(sites), f"{len(missed)} wrong: the suite noticed the others"
-        met = mutation.meetings(23 * thin)
-        checks = [check for check in met if check not in mutation.SPARE_CHECKS]
-        passed = [check for check in checks if not mutation.misses_check(check, met[check])]
-        yield "a check left out", "each comparison of a checksum, hash or root", len(checks), f"{len(passed)} wrong: the suite noticed the others"
-    done = wrong = 0
-    for seed in range(max(2, 40 // thin)):
-        history = run_history(seed)
-        done, wrong = done + len(history.done), wrong + len(history.check())
-    yield "threads", "transactions, snapshots and searches beside flushes and merges", done, f"{wrong} violations of snapshot isolation"
+        made += [_without_syncs, partial(_without_checks, thin)]
+    return [*made, partial(_threads, max(2, 40 // thin))]
+
+
+def _power(thin: int) -> Row:
+    crashes = enumerate_crashes(every=2 * thin, recovery_every=60, stop_at=1000)
+    told = f"{len(crashes.wrong)} wrong; {crashes.checked:,} different states opened and checked"
+    return "power loss", f"every {_nth(2 * thin)} of {crashes.calls:,} disk calls, and in recoveries", crashes.left, told
+
+
+def _power_by_mode(sync: str, thin: int) -> Row:
+    made = enumerate_crashes(config=workload.CONFIG.with_set(f"wal.sync={sync}"), every=16 * thin, prefix=sync != "every", stop_at=1000)
+    return f"power loss, `wal.sync={sync}`", "a prefix of the commits" if sync != "every" else "every commit", made.left, f"{len(made.wrong)} wrong"
+
+
+def _refused(op: str, code: int, every: int) -> Row:
+    pair = [enumerate_errors(op, code, every=every, lasting=lasting, stop_at=1000) for lasting in (False, True)]
+    return f"{errno.errorcode[code]} of {op}", "once, and from there on", sum(p.calls for p in pair), f"{sum(len(p.wrong) for p in pair)} wrong"
+
+
+def _damaged(fault: str, every: int) -> Row:
+    found = damage.try_damages(every, faults=(fault,), stop_at=1000)
+    kinds = ", ".join(sorted({kind for kind, _ in [*found.right, *found.said]}))
+    told = f"{len(found.wrong)} wrong; {sum(found.said.values()):,} told, {sum(found.right.values()):,} answered rightly"
+    return f"bytes: {fault}", kinds, found.tried, told
+
+
+def _damaged_after_a_kill(thin: int) -> Row:
+    killed = damage.try_damages(20 * thin, closed=False, stop_at=1000)
+    return "bytes after a kill", "all of these", killed.tried, f"{len(killed.wrong)} wrong"
+
+
+def _without_syncs() -> Row:
+    sites = [site for site in mutation.sync_sites() if site[1:] not in mutation.SPARE_SYNCS]
+    missed = [site for site in sites if not mutation.misses_sync(site)]
+    return "a sync left out", "each place that asks for one, until the suite notices", len(sites), _noticed(missed)
+
+
+def _without_checks(thin: int) -> Row:
+    met = mutation.meetings(23 * thin)
+    checks = [check for check in met if check not in mutation.SPARE_CHECKS]
+    return "a check left out", "each comparison of a checksum, hash or root", len(checks), _noticed([c for c in checks if not mutation.misses_check(c, met[c])])
+
+
+def _noticed(missed: Sequence[object]) -> str:
+    return f"{len(missed)} wrong: the suite noticed the others" + "".join(f"; not {m}" for m in missed)
+
+
+def _threads(seeds: int) -> Row:
+    histories = [run_history(seed) for seed in range(seeds)]
+    wrong = sum(len(history.check()) for history in histories)
+    where = "transactions, snapshots and searches beside flushes and merges"
+    return "threads", where, sum(len(history.done) for history in histories), f"{wrong} violations of snapshot isolation"
+
+
+def _run(suite: Callable[[], Row]) -> tuple[Row, float]:
+    """A suite's row and the processor time that it took."""
+    begin = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return suite(), time.process_time() - begin
 
 
 def _nth(n: int) -> str:
@@ -127,16 +166,16 @@ def _nth(n: int) -> str:
 
 
 def write(path: Path, thin: int, say: Callable[[str], object] = print) -> list[Row]:
-    """Run everything and write the page; answers its rows."""
-    begin, made = time.process_time(), []
+    """Run everything, as many suites at once as there are cores, and write the page; answers its rows."""
+    made, took = [], 0.0
     lines = ["| fault | where | tried | outcome |", "|---|---|---|---|"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for row in rows(thin):
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for row, seconds in pool.map(_run, suites(thin)):
             made.append(row)
+            took += seconds
             lines.append(f"| {row[0]} | {row[1]} | {row[2]:,} | {row[3]} |")
-            say(f"{time.process_time() - begin:6.0f} s  {row[0]}: {row[2]:,} tried, {row[3]}")
-    lines.append(f"\n{sum(r[2] for r in made):,} faults in {time.process_time() - begin:,.0f} s of processor time, thinned {thin}-fold.")
+            say(f"{took:6.0f} s  {row[0]}: {row[2]:,} tried, {row[3]}")
+    lines.append(f"\n{sum(r[2] for r in made):,} faults in {took:,.0f} s of processor time, thinned {thin}-fold.")
     shown = ["| | what | tests |", "|---|---|---|"]
     for name, (what, tests) in TESTS.items():
         shown.append(f"| {name} | {what} | {', '.join(f'`{t}`' for t in tests)} |")
