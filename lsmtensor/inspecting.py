@@ -6,9 +6,9 @@ import os
 import re
 from typing import Any
 
+from . import container
 from .env.base import Env
 from .errors import CorruptionError, InvalidArgumentError
-from .indexes import container
 from .lsm import commit
 from .lsm.manifest import Manifest, edits, parse_file_name
 from .sstable.reader import TableReader

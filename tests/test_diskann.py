@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 import lsmtensor as lt
-from lsmtensor import kernels
+from lsmtensor import container, kernels
 from lsmtensor.bench import datasets
 from lsmtensor.errors import CorruptionError, InvalidArgumentError
-from lsmtensor.indexes import container, paged
+from lsmtensor.indexes import paged
 from lsmtensor.indexes.carry import spread
 from lsmtensor.testing.indexes import expect, recall, true_distances, vectors
 

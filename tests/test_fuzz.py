@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lsmtensor as lt
+from lsmtensor import container
 from lsmtensor.env.checksum import crc32c
 from lsmtensor.env.memory import MemoryEnv
 from lsmtensor.exchange import SafetensorsFile
-from lsmtensor.indexes import container
 from lsmtensor.lsm import commit as commits
 from lsmtensor.lsm import manifest
 from lsmtensor.sstable.format import TRAILER, place

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from lsmtensor import indexes, kernels
+from lsmtensor import container, indexes, kernels
 from lsmtensor.errors import CorruptionError, FormatVersionError, InvalidArgumentError, UnknownNameError
-from lsmtensor.indexes import container
 from lsmtensor.indexes.rows import Rows
 from lsmtensor.testing.indexes import METRICS, recall, true_distances, vectors
 

@@ -63,8 +63,8 @@ def from_sections(
 
 def load(path: str | os.PathLike[str], *, kernel: str | None = None, threads: int | None = None) -> VectorIndex:
     """An index that `VectorIndex.save` wrote, over its map, every byte checked, pages when they are read. `CorruptionError` for damage."""
+    from .. import container
     from ..env.local import LocalEnv
-    from . import container
 
     name = os.fspath(path)
     header, arrays = container.unpack(LocalEnv().open(name, kind="index").map(), where=name, whole=False)

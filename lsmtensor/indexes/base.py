@@ -434,7 +434,7 @@ class VectorIndex(ABC):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file, whole or not at all; a present one is replaced."""
-        from . import container
+        from .. import container
 
         container.write(path, *self.to_sections(include_vectors=True))
 
@@ -442,7 +442,7 @@ class VectorIndex(ABC):
         """BLAKE3 of the index's bytes but for its calibration: a function of the calls, parameters, seed, backend and instruction set."""
         from blake3 import blake3
 
-        from . import container
+        from .. import container
 
         state = blake3()
         header, arrays = self.to_sections(include_vectors=True)

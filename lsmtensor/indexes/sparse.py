@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import container, kernels
 from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, SchemaError
-from . import container
 from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
 from .params import check_counts, is_whole

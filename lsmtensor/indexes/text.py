@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from .. import kernels
+from .. import container, kernels
 from ..errors import CorruptionError, InvalidArgumentError, SchemaError
 from ..registry import Spec
-from . import container
 from .analyze import Question, TextSpec
 from .base import DEAD_SHARE, Found, filter_mask, new_ids
 from .postings import Csr, Postings, restored

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .. import evolution
+from .. import container, evolution
 from ..arrowbytes import stream_bytes
 from ..convert import to_array
 from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError
-from ..indexes import container
 from ..schema import Column, Schema, told
 from ..sstable.coded import check_codec, check_quant
 from . import ops

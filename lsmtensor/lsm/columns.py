@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from .. import container
 from ..arrowbytes import stream_arrays
 from ..arrowtake import take_array
 from ..errors import CorruptionError
 from ..evolution import cast
-from ..indexes import container
 from ..keys import physical_schema
 from ..schema import Schema, nulls
 from ..sstable.coded import Coded, encode

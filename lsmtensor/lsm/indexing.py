@@ -21,10 +21,9 @@ import numpy as np
 import pyarrow as pa
 from blake3 import blake3
 
-from .. import indexes, kernels
+from .. import container, indexes, kernels
 from ..env.base import cores
 from ..errors import LsmTensorError, StorageError
-from ..indexes import container
 from ..indexes.carry import carried
 from ..registry import Spec
 from . import fresh, keyspace, lists, ops, readers

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import container
 from ..dtypes import numpy_dtype
 from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, LsmTensorError, StorageError
-from ..indexes import container
 from ..merkle import inclusion_path, leaf_hash, root_from_path
 from ..sstable.format import place
 from ..sstable.outside import Reference

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from .. import container
 from ..errors import CorruptionError, InvalidArgumentError
-from ..indexes import container
 from ..indexes.analyze import TextSpec
 from ..indexes.postings import Csr, Postings, restored
 from ..indexes.text import TextLists, grown

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .. import container
 from ..cache import Cache
 from ..config import RunConfig
 from ..env.base import Env
 from ..errors import CorruptionError, FormatVersionError, LsmTensorError, NotADatabaseError, StorageError
-from ..indexes import container
 from ..sstable.outside import Fetch, Reference
 from ..sstable.reader import TableReader
 from ..wal.reader import read_wal, salvage_wal

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .. import indexes
+from .. import container, indexes
 from ..cache import memory
 from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
-from ..indexes import container
 from ..registry import Spec
 from ..schema import column_numpy
 from .layout import SegmentRef

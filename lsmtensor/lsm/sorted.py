@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from .. import container
 from ..arrowbytes import stream_arrays, stream_bytes
 from ..arrowtake import one_chunk
 from ..errors import CorruptionError, LsmTensorError
 from ..evolution import cast
-from ..indexes import container
 from ..metrics import count
 from ..recent import Recent
 from ..sstable.zones import compares_nan

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import container
 from ..errors import CorruptionError, LsmTensorError
-from ..indexes import container
 from ..registry import Registry, Spec
 from .base import Quantizer
 

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import kernels
+from .. import container, kernels
 from ..errors import CorruptionError, InvalidArgumentError, SchemaError
-from ..indexes import container
 from ..kernels.contract import IP, METRICS
 from ..registry import Spec
 
@@ -84,18 +83,21 @@ class Quantizer(ABC):
             made[at : at + step] = self._decode(np.ascontiguousarray(given[at : at + step]))
         return made
 
-    def search(self, queries: Any, codes: np.ndarray, k: int = 10, metric: str = "l2", kernel: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int64 (q, k), distances float32 (q, k)): the k codes nearest to the full queries, by the distance to what each
-        stands for (asymmetric), squared for ``l2``; -1 and inf where fewer are. O(q n dim), a block of codes at a time in cache.
+    def search(
+        self, queries: Any, codes: np.ndarray, k: int = 10, metric: str = "l2", kernel: str | kernels.Kernels | None = None, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int64 (q, k), distances float32 (q, k)): the k codes nearest to the full queries, of those whose mask, uint8 (n,), is not 0, by the distance
+        to what each stands for (asymmetric), squared for ``l2``; -1 and inf where fewer are. O(q n dim), a block of codes at a time in cache.
         """
         if metric not in METRICS:
             raise InvalidArgumentError(f"metric={metric!r}; give one of {', '.join(METRICS)}")
         wanted = self._check(queries, "queries")
-        run: Any = kernels.choose(kernel)
+        run: Any = kernel if isinstance(kernel, kernels.Kernels) else kernels.choose(kernel)
         ids, best = np.full((len(wanted), k), -1, np.int64), np.full((len(wanted), k), np.inf, np.float32)
         step = max(64, BLOCK_BYTES // (4 * self.dim))
         for at in range(0, len(codes), step):
-            near, far = run.topk(wanted, self.decode(codes[at : at + step]), k, METRICS[metric], None)
+            here = None if mask is None else mask[at : at + step]
+            near, far = run.topk(wanted, self.decode(codes[at : at + step]), k, METRICS[metric], here)
             both = np.concatenate([best, far], 1)
             order = np.argsort(both, axis=1, kind="stable")[:, :k]
             best = np.take_along_axis(both, order, 1)

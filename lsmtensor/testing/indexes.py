@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import indexes
+from .. import container, indexes
 from ..errors import CorruptionError, DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnknownNameError
-from ..indexes import carry, container
+from ..indexes import carry
 from .indexes_rows import check_dtypes, check_progress, check_unlike_rows
 from .truth import METRICS, Make, expect, recall, sound, true_distances, vectors
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError
-from ..indexes.paged import PAGE, Layout, seal
+from ..indexes.paged import Layout
 from ..indexes.rows import Rows
 from ..kernels import Kernels, numpy_codes, numpy_pages, numpy_pq
 from ..kernels.contract import COSINE, HAMMING, IP, KERNELS, L1, L2
 from ..kernels.numpy_pq import packed
+from ..pages import PAGE, seal
 
 Args = tuple[Any, ...]
 

@@ -36,11 +36,11 @@ SPARE_CHECKS: dict[Check, str] = {
     ("sstable.reader", "TableReader._sections", 2): "the directory is a leaf of the hash tree",
     ("sstable.reader", "TableReader.verify", 0): "only bytes that somebody fitted to their CRC32C come so far",
     ("sstable.reader", "TableReader.verify", 1): "the root is compared when the file is opened",
-    ("indexes.paged", "check", 0): "small segments have no pages; tests/test_diskann.py damages those of the index",
+    ("pages", "check", 0): "small segments have no pages; tests/test_diskann.py damages those of the index",
 }
 SCENES = ((True, "blake3"), (False, "none"))  # closed or as a killed process leaves it, and the kind of hash tree
 LUCK = ((0.0, 0), *((0.5, seed) for seed in range(12)))  # what is lost by chance behind a sync that was not done
-MODULES = ("wal.format", "wal.reader", "lsm.manifest", "lsm.recover", "lsm.segments", "sstable.reader", "sstable.checks", "indexes.container", "indexes.paged")
+MODULES = ("wal.format", "wal.reader", "lsm.manifest", "lsm.recover", "lsm.segments", "sstable.reader", "sstable.checks", "container", "pages")
 CHECKS = re.compile(r"crc32c\(|_crc\(|!= crc|root|leaves\[-1|chain|wrong\b|computed|noted|promised|whose")
 
 

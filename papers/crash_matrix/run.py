@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import lab  # noqa: E402
 
 import lsmtensor as lt  # noqa: E402
+from lsmtensor import container  # noqa: E402
 from lsmtensor.env.memory import FaultyEnv  # noqa: E402
-from lsmtensor.indexes import container  # noqa: E402
 from lsmtensor.lsm import manifest  # noqa: E402
 from lsmtensor.sstable import checks  # noqa: E402
 from lsmtensor.sstable import reader as table_reader  # noqa: E402

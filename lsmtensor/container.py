@@ -3,7 +3,7 @@
     "LSMTIDX\\x01" | u32 format | u32 header length | u32 header CRC | u32 CRC of these 20 bytes | header | arrays
 
 The header lists the arrays: name, dtype, shape, offset, CRC. Every byte between them is zero. An array named ``pages`` or ``….pages``, uint8 (n, 4096), begins
-with a page of the file, and its rows carry sums of their own (`paged`).
+with a page of the file, and its rows carry sums of their own (`pages`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..env.checksum import crc32c
-from ..errors import CorruptionError, FormatVersionError, InvalidArgumentError
-from .paged import PAGE, check
+from .env.checksum import crc32c
+from .errors import CorruptionError, FormatVersionError, InvalidArgumentError
+from .pages import PAGE, check
 
 MAGIC = b"LSMTIDX\x01"
 FORMAT = 1
@@ -57,7 +57,7 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Any]:
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """The file, whole or not at all; a present one is replaced."""
-    from ..env.local import LocalEnv
+    from .env.local import LocalEnv
 
     env, name = LocalEnv(), os.fspath(path)
     with env.create(f"{name}.{os.getpid()}.tmp", kind="index", cause="commit") as file:
@@ -69,7 +69,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
 
 def read(path: str | os.PathLike[str], name: str, version: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """`unpack` of the map of a file that holds an index of that name, of a format up to ``version``."""
-    from ..env.local import LocalEnv
+    from .env.local import LocalEnv
 
     where = os.fspath(path)
     header, arrays = unpack(LocalEnv().open(where, kind="index").map(), where=where)
