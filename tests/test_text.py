@@ -174,6 +174,39 @@ def test_sparse_is_the_inner_product(tmp_path):
         assert np.allclose(negative.column("_score").to_numpy(), np.sort(products[products != 0])[::-1])
 
 
+def test_sparse_nearly(tmp_path):
+    luck = np.random.default_rng(6)
+    n, dim = 6000, 100
+    dense = (luck.random((n + 10, dim)) < 0.2) * luck.gamma(1, 1, (n + 10, dim)).astype(np.float32)
+    lex = [{"indices": np.flatnonzero(row), "values": row[row != 0]} for row in dense]
+    schema = lt.Schema([lt.Column("id", pa.int64()), lt.Column("lex", lt.sparse("float32", dim))], primary_key="id")
+    with lt.open(tmp_path / "a.lsm", config=lt.RunConfig().with_set("index.min_rows=100")) as db:
+        docs = db.create_table("docs", schema, indexes={"lex": "sparse(nearly=true)"})
+        docs.insert({"id": np.arange(n), "lex": lex[:n]})
+        db.compact()
+        assert any(b"heavy_rows" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        docs.insert({"id": np.arange(n, n + 10), "lex": lex[n:]})
+        hits = []
+        for _ in range(20):
+            q = np.where(luck.random(dim) < 0.1, luck.gamma(1, 1, dim), 0).astype(np.float32)
+            asked = {"indices": np.flatnonzero(q), "values": q[q != 0]}
+            true, found = docs.search(sparse=asked, k=10), docs.search(sparse=asked, k=10, recall=0.8)
+            assert np.allclose(found.column("_score").to_numpy(), (dense @ q)[found.column("id").to_numpy()], rtol=1e-4)
+            hits.append(np.isin(true.column("id"), found.column("id")).mean())
+            new = pc.field("id") >= n
+            assert docs.search(sparse=asked, where=new, recall=0.5).equals(docs.search(sparse=asked, where=new)), "rows of a memtable are all looked at"
+        assert np.mean(hits) >= 0.75
+        for bad in ({"recall": 2}, {"recall": True}):
+            with pytest.raises(lt.InvalidArgumentError):
+                docs.search(sparse=asked, **bad)
+        for bad in ({"text": "a", "recall": 0.9}, {"sparse": asked, "ef": 3}):
+            with pytest.raises(lt.UnknownNameError, match="no parameter"):
+                docs.search(**bad)
+        for spec in ("sparse(nearly=3)", "sparse(recall=0.9)"):
+            with pytest.raises(lt.InvalidArgumentError, match="nearly"):
+                docs.create_index("lex", spec, name="other")
+
+
 def test_fusion(tmp_path):
     luck = np.random.default_rng(5)
     data = rows(range(200), texts_of(luck, 200), luck)

@@ -14,8 +14,16 @@ from ..kernels.contract_sparse import CHUNK
 SHARE = 16
 # up to so many numbers there is a list for each that could be
 NUMBERS = 1 << 22
+# (postings of a query, rows scored in full): the dial of a recall, cheapest first
+LADDER = (
+    (500, 15), (1000, 20), (1500, 20), (2000, 20), (2000, 30), (3000, 20), (3000, 30), (4000, 20), (4000, 30), (4000, 50), (6000, 30), (6000, 60), (8000, 60), (8000, 100),
+    (12000, 60), (12000, 100), (16000, 100), (16000, 200), (24000, 150), (32000, 200), (48000, 400), (96000, 800),
+)  # fmt: skip
+# rows that are asked for their K nearest, by so many of their heaviest terms
+ASKED, TERMS, K = 64, 40, 10
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 Few = tuple[int, int]
+Curve = list[tuple[int, int, float]]
 PARTS = ("counts", "most", "starts", "rows", "impacts", "dense_of", "dense")
 HEAVY = ("heavy_begins", "heavy_rows", "heavy_impacts")
 # so many of the heaviest postings of a list are kept for a search of few, or as many as make it a list of every row
@@ -42,6 +50,8 @@ class Postings:
             lists = dict(zip(PARTS, made, strict=True))
         self.lists = lists
         self.plain = self.net()
+        # what `calibrate` said, where a file keeps it
+        self.curve: Curve = []
 
     def net(
         self, norms: np.ndarray | None = None, gain: float = 1, shift: float = 0, extra: float = 0, stretch: float = 1, heavy: bool = False
@@ -90,6 +100,23 @@ class Postings:
             found = self._kernels.sparse_near(self.few, terms, factors, k, int(few[0] / left), few[1], mask)
         return found
 
+    def calibrate(self, queries: Csr, mask: np.ndarray | None = None) -> Curve:
+        """(postings, rows scored, recall@10) of the steps of the ladder for some queries, up to the first without a miss. O(exact searches of all, and the steps)."""
+        starts, terms, weights = queries
+        asked = [self.numbered(terms[a:b], weights[a:b]) for a, b in zip(starts.tolist(), starts[1:].tolist(), strict=False)]
+        true = [self.search(*query, K, mask) for query in asked]
+        total = sum(int((rows >= 0).sum()) for rows, _ in true)
+        curve: Curve = []
+        for few in LADDER if total else ():
+            hits = 0
+            for query, (rows, scores) in zip(asked, true, strict=True):
+                least = scores[max(int((rows >= 0).sum()), 1) - 1]
+                hits += int((self.search(*query, K, mask, few)[1] >= least - 1e-5 * abs(least)).sum()) if rows[0] >= 0 else 0
+            curve.append((*few, hits / total))
+            if hits == total:
+                break
+        return curve
+
     @classmethod
     def joined(cls, parts: Sequence[Postings]) -> Postings:
         """One of several of weights as they are, their rows one after the other. O(entries)."""
@@ -118,6 +145,31 @@ class Postings:
     def arrays(self) -> dict[str, np.ndarray]:
         """What a file holds of it, beside the rows."""
         return self.lists
+
+
+def taken(rows: Csr, which: np.ndarray) -> Csr:
+    """Some rows, copies."""
+    begins = rows[0][which]
+    sizes = rows[0][which + 1] - begins
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    at = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], sizes)
+    return starts, rows[1][at], rows[2][at]
+
+
+def asking(rows: Csr, live: np.ndarray | None = None) -> Csr:
+    """Some rows as queries, their heaviest terms alone."""
+    live = np.arange(len(rows[0]) - 1) if live is None else live
+    starts, terms, weights = taken(rows, live[:: max(1, len(live) // ASKED)][:ASKED])
+    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    order = np.lexsort((-np.abs(weights), owner))
+    kept = np.sort(order[np.arange(len(order)) - starts[owner] < TERMS])
+    return np.searchsorted(owner[kept], np.arange(len(starts))), terms[kept], weights[kept]
+
+
+def reaching(curve: Curve, recall: float, k: int) -> Few | None:
+    """What reaches a recall by a calibration, with a fifth of what is missing to 1 on top; None where all is to be looked at."""
+    wanted, more = recall + (1 - recall) / 5, max(1.0, k / K)
+    return next(((int(budget * more), int(depth * more)) for budget, depth, reached in curve if reached >= wanted), None)
 
 
 def restored(rows: Csr, dim: int, kernels: Any, arrays: dict[str, np.ndarray]) -> Postings:

@@ -19,16 +19,9 @@ from ..errors import CorruptionError, InvalidArgumentError, KeyNotFoundError, Sc
 from .base import Found, filter_mask, new_ids
 from .dial import STALE, check_recall
 from .params import check_counts, is_whole
-from .postings import Csr, Few, Postings, restored
+from .postings import Csr, Curve, Few, Postings, asking, reaching, restored, taken
 from .rows import Rows
 
-# (postings of a query, rows scored in full): the dial of `recall=`, cheapest first
-LADDER = (
-    (500, 15), (1000, 20), (1500, 20), (2000, 20), (2000, 30), (3000, 20), (3000, 30), (4000, 20), (4000, 30), (4000, 50), (6000, 30), (6000, 60), (8000, 60), (8000, 100),
-    (12000, 60), (12000, 100), (16000, 100), (16000, 200), (24000, 150), (32000, 200), (48000, 400), (96000, 800),
-)  # fmt: skip
-# rows that are asked for their K nearest, by so many of their heaviest dimensions
-ASKED, HEAVIEST, K = 64, 40, 10
 DEAD_SHARE = 0.2
 
 
@@ -56,7 +49,9 @@ class SparseIndex:
         self._row_of: dict[int, int] | None = None
         self._lists: Postings | None = None
         # the rows that there were, and recall by the dial
-        self._calibrated: tuple[int, list[tuple[int, int, float]]] | None = None
+        self._calibrated: tuple[int, Curve] | None = None
+        # what a recall came to, by (recall, k, rows)
+        self._chosen: dict[tuple[Any, int, int], Few | None] = {}
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -129,11 +124,11 @@ class SparseIndex:
         return self._row_of
 
     def _taken(self, rows: np.ndarray) -> Csr:
-        begins = self._starts.array[rows]
-        sizes = self._starts.array[rows + 1] - begins
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        at = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], sizes)
-        return starts, self._terms.array[at], self._weights.array[at]
+        return taken(self._csr, rows)
+
+    @property
+    def _csr(self) -> Csr:
+        return self._starts.array, self._terms.array, self._weights.array
 
     def _rows(self, given: Any, what: str) -> Csr:
         """(starts int64 (n + 1,), terms uint32 rising in each row, weights float32 without zeros)."""
@@ -190,7 +185,7 @@ class SparseIndex:
 
     def _inverted(self) -> Postings:
         if self._lists is None:
-            self._lists = Postings((self._starts.array, self._terms.array, self._weights.array), self.dim, self._kernels)
+            self._lists = Postings(self._csr, self.dim, self._kernels)
         return self._lists
 
     # -- search ----------------------------------------------------------------------------------
@@ -233,45 +228,25 @@ class SparseIndex:
         if recall is None:
             check_counts(postings=postings, rerank=rerank)
             return postings or 8000, max(rerank or 10 * k, k)
+        asked = (recall, k, len(self))
+        if type(recall) is float and postings is rerank is None and asked in self._chosen:
+            return self._chosen[asked]
         check_recall(recall)
         if postings is not None or rerank is not None:
             raise InvalidArgumentError(f"recall={recall} and postings={postings}, rerank={rerank}; give one of them, for recall= chooses the others")
-        wanted, more = recall + (1 - recall) / 5, max(1.0, k / K)
-        for budget, depth, reached in self.calibrate():
-            if reached >= wanted:
-                return int(budget * more), int(depth * more)
-        return None
+        few = reaching(self.calibrate(), recall, k)
+        self._chosen = {**(self._chosen if len(self._chosen) < 64 else {}), asked: few}
+        return few
 
-    def calibrate(self, queries: Any = None) -> list[tuple[int, int, float]]:
+    def calibrate(self, queries: Any = None) -> Curve:
         """[(postings, rows scored, recall@10)] up to the first without a miss, kept and saved: what `recall=` chooses by.
 
         By ``queries`` like those to come, best some hundred; else by 64 rows that ask for their neighbours by their 40 heaviest dimensions, which is harder.
         """
         if queries is not None or self._calibrated is None or abs(len(self) - self._calibrated[0]) > STALE * self._calibrated[0]:
-            mask, lists, curve = self._mask(None), self._inverted(), []
-            starts, terms, weights = self._asking() if queries is None else self._rows(queries, "queries")
-            asked = [lists.numbered(terms[a:b], weights[a:b]) for a, b in zip(starts.tolist(), starts[1:].tolist(), strict=False)]
-            true = [lists.search(*query, K, mask) for query in asked]
-            total = sum(int((rows >= 0).sum()) for rows, _ in true)
-            for few in LADDER if total else ():
-                hits = 0
-                for query, (rows, scores) in zip(asked, true, strict=True):
-                    least = scores[max(int((rows >= 0).sum()), 1) - 1]
-                    hits += int((lists.search(*query, K, mask, few)[1] >= least - 1e-5 * abs(least)).sum()) if rows[0] >= 0 else 0
-                curve.append((*few, hits / total))
-                if hits == total:
-                    break
-            self._calibrated = len(self), curve
+            asked = asking(self._csr, np.flatnonzero(self._alive.array)) if queries is None else self._rows(queries, "queries")
+            self._calibrated, self._chosen = (len(self), self._inverted().calibrate(asked, self._mask(None))), {}
         return self._calibrated[1]
-
-    def _asking(self) -> Csr:
-        """Some rows, their heaviest dimensions alone."""
-        live = np.flatnonzero(self._alive.array)
-        starts, terms, weights = self._taken(live[:: max(1, len(live) // ASKED)][:ASKED])
-        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        order = np.lexsort((-np.abs(weights), owner))
-        kept = np.sort(order[np.arange(len(order)) - starts[owner] < HEAVIEST])
-        return np.searchsorted(owner[kept], np.arange(len(starts))), terms[kept], weights[kept]
 
     def _mask(self, allowed: Any) -> np.ndarray | None:
         alive = self._alive.array if self._dead else None

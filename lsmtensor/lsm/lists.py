@@ -15,7 +15,7 @@ import pyarrow as pa
 from .. import container
 from ..errors import CorruptionError, InvalidArgumentError
 from ..indexes.analyze import TextSpec
-from ..indexes.postings import Csr, Postings, restored
+from ..indexes.postings import Csr, Postings, asking, restored
 from ..indexes.text import TextLists, grown
 from ..registry import Spec
 from .sorted import opened
@@ -51,8 +51,10 @@ def asked_text(column: str, spec: TextSpec, index: str | None, kernel: Any) -> A
 def asked_sparse(column: str, dim: int, index: str | None, kernel: Any) -> Asked[Postings]:
     """Sparse vectors."""
 
-    def over(_: dict[str, Any], arrays: dict[str, np.ndarray]) -> Postings:
-        return restored((arrays["row_starts"], arrays["terms"], arrays["row_weights"]), dim, kernel, arrays)
+    def over(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Postings:
+        made = restored((arrays["row_starts"], arrays["terms"], arrays["row_weights"]), dim, kernel, arrays)
+        made.curve = [(int(budget), int(depth), float(reached)) for budget, depth, reached in header.get("curve", [])]
+        return made
 
     return Asked(column, column, index, lambda values: Postings(csr_of(values), dim, kernel), over)
 
@@ -123,5 +125,6 @@ def sections(run: RunSource, at: int, spec: Spec, column: str, kernel: Any) -> t
         texts = TextLists.of(values, TextSpec.of(spec), kernel)
         return {"kind": "text", "documents": texts.documents, "mean": texts.mean}, texts.arrays()
     rows = csr_of(values)
-    own = dict(zip(("row_starts", "terms", "row_weights"), rows, strict=True))
-    return {"kind": "sparse"}, {**own, **Postings(rows, values.type.dim, kernel).arrays()}
+    own, lists = dict(zip(("row_starts", "terms", "row_weights"), rows, strict=True)), Postings(rows, values.type.dim, kernel)
+    about = {"curve": lists.calibrate(asking(rows))} if spec.params.get("nearly") else {}
+    return {"kind": "sparse", **about}, {**own, **lists.arrays()}

@@ -38,8 +38,8 @@ def check_index(schema: Schema, column: str, spec: Any, *, name: str | None = No
     if parsed.name in LEXICAL:
         if parsed.name == "text":
             TextSpec.of(parsed)
-        elif parsed.params:
-            raise InvalidArgumentError(f"{parsed}: sparse takes no parameters")
+        elif set(parsed.params) - {"nearly"} or not isinstance(parsed.params.get("nearly", False), bool):
+            raise InvalidArgumentError(f"{parsed}: sparse takes nearly=true, for searches with recall=, and no other parameter")
         if (kind not in (pa.string(), pa.large_string())) if parsed.name == "text" else not (isinstance(kind, SparseType) and kind.searchable):
             raise InvalidArgumentError(f"column {column!r} is a {kind}; {parsed.name} indexes are for {LEXICAL[parsed.name]}")
         return _named(column, parsed, name, taken)

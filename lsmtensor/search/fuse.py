@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, UnknownNameError
 from ..lsm.state import View
-from ..registry import Spec
+from ..registry import Spec, near
 from .dense import answer_schema, search_view
 from .lexical import search_sparse, search_text
 
@@ -35,6 +35,10 @@ def search(
         raise InvalidArgumentError(f"k={k!r}; give 1 or more")
     asked = [kind for kind, what in zip(KINDS, (q, text, sparse), strict=True) if what is not None]
     weights = _weights(fusion, asked)
+    known = ("recall",) if sparse is not None else ()
+    for name in params if q is None else ():
+        if name not in known:
+            raise UnknownNameError(f"search has no parameter {name!r} here; {near(name, known)}")
     if explain:
         return {"searches": asked, "fusion": str(fusion) if len(asked) > 1 else None, "k": k, "each": k if len(asked) == 1 else max(LONGER * k, LEAST)}
     many = int(k) if len(asked) == 1 else max(LONGER * int(k), LEAST)
@@ -50,7 +54,7 @@ def search(
     if text is not None:
         lists["text"] = search_text(view, text, many, own, where, wanted, tree.config)
     if sparse is not None:
-        lists["sparse"] = search_sparse(view, sparse, many, own, where, wanted, tree.config)
+        lists["sparse"] = search_sparse(view, sparse, many, own, where, wanted, tree.config, params.get("recall"))
     if len(asked) == 1:
         return lists[asked[0]]
     return _fused(view, lists, weights, int(k), columns)

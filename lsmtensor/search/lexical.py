@@ -16,7 +16,8 @@ from .. import kernels
 from ..dtypes import SparseType
 from ..errors import InvalidArgumentError, SchemaError
 from ..indexes.analyze import TextSpec
-from ..indexes.postings import Postings
+from ..indexes.dial import check_recall
+from ..indexes.postings import Postings, reaching
 from ..indexes.text import TextLists, ranked, together
 from ..lsm.lists import Asked, asked_sparse, asked_text, lists_of
 from ..lsm.marks import marks_of
@@ -74,13 +75,21 @@ def _chosen(view: View, column: str | None, index: str | None) -> tuple[str, str
     return column or strings[0], None, TextSpec()
 
 
-def search_sparse(view: View, asked: Any, k: int, column: str | None, where: Any, columns: Sequence[str] | None, config: Any) -> pa.Table:
+def search_sparse(
+    view: View, asked: Any, k: int, column: str | None, where: Any, columns: Sequence[str] | None, config: Any, recall: float | None = None
+) -> pa.Table:
+    """Exact; with a ``recall`` nearly so in the segments of an index that was calibrated for it."""
+    if recall is not None:
+        check_recall(recall)
     dim, lists = _kept(view, "sparse", (column, config.kernel), _sparse_lists)
     weights, found = _sparse_query(asked, dim), []
     terms, factors = np.array(list(weights), np.int64), np.array(list(weights.values()), np.float32)
     for number, source in enumerate(view.sources):
         parts = lists_of(source, lists)
-        near = [part.search(*part.numbered(terms, factors), k, mask) for part, mask in zip(parts, _masks(view, number, where, parts), strict=True)]
+        near = []
+        for part, mask in zip(parts, _masks(view, number, where, parts), strict=True):
+            few = None if recall is None else reaching(part.curve, recall, k)
+            near.append(part.search(*part.numbered(terms, factors), k, mask, few))
         found.append(together(near, parts, k))
     return _answered(view, found, k, columns)
 
