@@ -25,8 +25,8 @@ class Column:
 
     ``codec`` (a chain such as ``"shuffle+zstd(level=3)"``) and ``quant`` (``"int8"``) are specs of how the values
     are stored; ``keep_full=False`` keeps the quantizer's codes only, so it needs ``quant``, which may also be a trained
-    `Quantizer` (kept as the bytes that `lsmtensor.quant.save` makes of it). A primary key column is never null, whatever
-    ``nullable`` says.
+    `Quantizer` (kept as the bytes that `lsmtensor.quant.save` makes of it). Beside full values codes are what an exhaustive
+    search looks through, an index ``flat(quant=…)``. A primary key column is never null, whatever ``nullable`` says.
     """
 
     name: str
@@ -62,6 +62,11 @@ class Column:
         made: dict[str, Any] = {"name": self.name, "nullable": self.nullable, "type": None if isinstance(self.type, pa.DataType) else self.type.to_dict()}
         made |= {n: getattr(self, n) for n in ("codec", "quant", "keep_full") if getattr(self, n) not in (None, True)}
         return made | ({"quant": {"trained": base64.b64encode(self.quant).decode()}} if isinstance(self.quant, bytes) else {})
+
+    @property
+    def rounding(self) -> str | bytes | None:
+        """The quantizer whose codes are all that is kept of the values."""
+        return None if self.keep_full else self.quant
 
     @property
     def arrow(self) -> pa.Field:

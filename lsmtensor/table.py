@@ -386,8 +386,8 @@ class Table(TableView, Alterable):
 
     def _put(self, view: View, batch: pa.RecordBatch) -> Write:
         for column in view.table.schema.columns:
-            if column.quant is not None:
-                batch = rounded(batch, column.name, column.quant)
+            if column.rounding is not None:
+                batch = rounded(batch, column.name, column.rounding)
         keys = view.table.codec.encode(batch)
         return Write(self._id, physical_batch(view, batch, keys, 1), keys)
 

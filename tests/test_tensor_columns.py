@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lsmtensor as lt
+from lsmtensor import container, indexes
 from lsmtensor.dtypes import DTYPES, numpy_dtype
 
 sp = pytest.importorskip("scipy.sparse", reason="scipy is for tests")
@@ -386,9 +387,37 @@ def test_search_sees_what_codes_stand_for(tmp_path):
 
 def test_quantizers_that_columns_do_not_take(tmp_path):
     for spec, kind, keep, words in (
-        ("int8", lt.tensor("float32", (4,)), True, "keep_full=False"), ("pq(m=2)", lt.tensor("float32", (4,)), False, "train it first"),
+        ("int9", lt.tensor("float32", (4,)), True, "int8"), (lt.quant.create("int8", 4), lt.tensor("float32", (4,)), True, "keep_full=False"), ("pq(m=2)", lt.tensor("float32", (4,)), False, "train it first"),
         ("int8(affine=True)", lt.tensor("float32", (4,)), False, "same codes again"), ("rabitq(bits=4)", lt.tensor("float32", (4,)), False, "same codes again"), ("opq(m=2)", lt.tensor("float32", (4,)), False, "same codes again"), ("int8", lt.tensor("float16", (4,)), False, "float32 tensors"),
         ("int9", lt.tensor("float32", (4,)), False, "did you mean"),
     ):  # fmt: skip
         with lt.open(tmp_path / "a.lsm") as db, pytest.raises(lt.LsmTensorError, match=words):
             db.create_table("t", lt.Schema([lt.Column("id", pa.int64()), lt.Column("v", kind, quant=spec, keep_full=keep)], "id"))
+
+
+def test_codes_beside_full_values_are_learned_anew_by_merges(tmp_path):
+    rng = np.random.default_rng(0)
+    column = lt.Column("v", lt.tensor("float32", (16,)), quant="scalar(bits=8)")
+    with lt.open(tmp_path / "x.lsm", config=lt.RunConfig(background=False).with_set("index.min_rows=256")) as db:
+        t = db.create_table("t", lt.Schema([lt.Column("id", pa.int64()), column], "id"), indexes={"v": "flat(metric=cosine)"})
+        rows = rng.normal(size=(1200, 16)).astype(np.float32)
+        rows[600:] *= 2
+        for at in (0, 600):
+            t.upsert({"id": np.arange(at, at + 600), "v": rows[at : at + 600]})
+            db.flush()
+        plain = indexes.create("flat(metric=cosine)", dim=16)
+        plain.add(rows)
+        truth = plain.search(rows[:30], 5)[0]
+        grids = []
+        for _ in range(2):
+            found = t.search(rows[:30], column="v", k=5)
+            assert np.array_equal(np.asarray(found["id"]).reshape(30, 5), truth)
+            assert "walk v_flat" in str(t.search(rows[0], column="v", k=5, explain=True))
+            learned = [container.unpack(path.read_bytes(), where="x")[1]["quantizer"] for path in (tmp_path / "x.lsm" / "sst").glob("*.flat")]
+            grids.append([lt.quant.load(data.tobytes())._high.max() for data in learned])
+            db.compact()
+        assert len(grids[0]) == 2 and len(grids[1]) == 1 and grids[1][0] == max(grids[0])
+        np.testing.assert_array_equal(t.get(7)["v"], rows[7])
+        assert t.schema.field("v").quant == "scalar(bits=8)" and t.schema.field("v").keep_full
+        with pytest.raises(lt.InvalidArgumentError, match="create_index"):
+            t.add_column(lt.Column("w", lt.tensor("float32", (16,)), quant="int8"))

@@ -19,7 +19,7 @@ from ..convert import to_array
 from ..dtypes import TensorType
 from ..errors import InvalidArgumentError, SchemaError
 from ..schema import Column, Schema, told
-from ..sstable.coded import check_codec, check_quant
+from ..sstable.coded import check_beside, check_codec, check_quant
 from . import ops
 from .columns import MADE
 from .expiry import option_of
@@ -41,7 +41,7 @@ def check_stored(column: Column) -> None:
     if column.codec is not None:
         check_codec(column.name, column.codec)
     if column.quant is not None:
-        check_quant(column.name, column.type, column.quant, column.keep_full)
+        (check_beside if column.keep_full else check_quant)(column.name, column.type, column.quant)
 
 
 def add_column(tree: Tree, table: int, column: Column, value: Any, columns: Sequence[str] | None) -> int:
@@ -49,6 +49,8 @@ def add_column(tree: Tree, table: int, column: Column, value: Any, columns: Sequ
     if not isinstance(column, Column):
         raise InvalidArgumentError(f"column is a {type(column).__name__}; give lsmtensor.Column(name, type)")
     check_stored(column)
+    if column.quant is not None and column.keep_full:
+        raise InvalidArgumentError(f"column {column.name!r} with quant={told(column.quant)} beside full values; add it without, then create_index({column.name!r}, 'flat(quant=…)')")
     if column.quant is not None and value is not None:
         raise InvalidArgumentError(f"column {column.name!r} with quant={told(column.quant)} and a value; codes are made when rows are written: add it without one, then update()")
     if not callable(value):
@@ -106,7 +108,7 @@ def widen_column(tree: Tree, table: int, name: str, kind: Any) -> int:
         if users and isinstance(schema.field(name).type, TensorType):
             raise SchemaError(f"column {name!r} has the index {users[0]!r}, which was built from its old values; drop_index({users[0]!r}) first")
         _not_unique(tree, table, schema, name)
-        if schema.field(name).quant is not None:
+        if schema.field(name).rounding is not None:
             raise SchemaError(f"column {name!r} holds codes of {told(schema.field(name).quant)}, which another type would change; add a column of that type instead")
         return evolution.widened(schema, name, kind)
 

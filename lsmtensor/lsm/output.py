@@ -74,7 +74,7 @@ def write_files(
 
 def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, coded.Chain]:
     """The codecs of columns in a new file: their own; of tensors and of named arrays without one, what merges are asked for."""
-    made = {c.name: coded.Chain(c.codec or "none", c.quant) for c in table.schema.columns if (c.codec or "none") != "none" or c.quant is not None}
+    made = {c.name: coded.Chain(c.codec or "none", c.rounding) for c in table.schema.columns if (c.codec or "none") != "none" or c.rounding is not None}
     cold = config.compaction.codec
     if cause == "compaction" and cold != "none" and table.state.name != BLOBS:
         coded.check_codec("of tensors", cold)
@@ -82,7 +82,7 @@ def chains_of(table: TableVersion, config: RunConfig, cause: str) -> dict[str, c
             # large_binary is what chunks of named arrays are kept in
             tensors = isinstance(column.type, (TensorType, RaggedType, SparseType)) or column.type == pa.large_binary()
             if tensors and column.codec is None:
-                made[column.name] = coded.Chain(cold, column.quant)
+                made[column.name] = coded.Chain(cold, column.rounding)
     return made
 
 

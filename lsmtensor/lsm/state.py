@@ -42,7 +42,7 @@ class Shape:
         self.physical = physical_schema(self.schema)
         self.logged = pa.schema([f for f in self.physical if f.name != "_seq"])
         self.format = format_of(rows.kit(), self.schema, self.codec, self.physical, table_id)
-        self.plain = all(c.codec is None and c.quant is None for c in self.schema.columns)
+        self.plain = all(c.codec is None and c.rounding is None for c in self.schema.columns)
 
     @classmethod
     def of(cls, state: TableState) -> Shape:

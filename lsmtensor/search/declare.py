@@ -85,13 +85,24 @@ def create_table(
     if ttl is not None:
         options["ttl"] = option_of(schema, ttl)
     entries: dict[str, Any] = {}
-    for column, specs in indexed.items():
-        for spec in specs if isinstance(specs, (list, tuple)) else [specs]:
+    for column, specs in _with_codes(schema, indexed).items():
+        for spec in specs:
             index_name, entry = check_index(schema, column, spec, taken=entries)
             entries[index_name] = entry
     for columns in [unique] if isinstance(unique, str) else unique:
         options.setdefault("unique", []).append(declared(tree, schema, columns))
     return tree.create_table(name, schema.to_dict(), entries, options)
+
+
+def _with_codes(schema: Schema, indexed: Mapping[str, Any]) -> dict[str, list[Spec]]:
+    """The specs of each column's indexes; of one with codes beside its full values `flat` looks through these."""
+    made = {column: [Spec.of(spec) for spec in (specs if isinstance(specs, (list, tuple)) else [specs])] for column, specs in indexed.items()}
+    for column in schema.columns:
+        if column.quant is not None and column.keep_full:
+            asked = made.get(column.name, [])
+            asked += [] if any(spec.name == "flat" for spec in asked) else [Spec("flat")]
+            made[column.name] = [Spec("flat", {"quant": column.quant, **spec.params}) if spec.name == "flat" else spec for spec in asked]
+    return made
 
 
 def create_index(tree: Tree, table: int, column: str, spec: Any, name: str | None, wait: bool, replaces: str | None) -> str:

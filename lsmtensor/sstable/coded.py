@@ -100,10 +100,18 @@ def _text(spec: str | bytes) -> Any:
     return {"trained": base64.b64encode(spec).decode()} if isinstance(spec, bytes) else spec
 
 
-def check_quant(column: str, kind: Any, spec: str | bytes, keep_full: bool) -> None:
+def check_beside(column: str, kind: Any, spec: str | bytes) -> None:
+    """Raises where codes cannot stand beside a column's full values."""
+    if isinstance(spec, bytes):
+        raise InvalidArgumentError(f"column {column!r}: quant={told(spec)} beside full values, of which each merge learns anew; give the quantizer's spec, or keep_full=False")
+    try:
+        _quantizer(spec, kind.size)
+    except LsmTensorError as why:
+        raise InvalidArgumentError(f"column {column!r}: quant={told(spec)}: {why}") from why
+
+
+def check_quant(column: str, kind: Any, spec: str | bytes) -> None:
     """Raises where a column's values cannot be kept as codes alone."""
-    if keep_full:
-        raise InvalidArgumentError(f"column {column!r}: quant={told(spec)} beside full values; give keep_full=False to keep codes alone, or quant= to an index for codes to search by")
     if not isinstance(kind, TensorType) or kind.dtype != "float32":
         raise InvalidArgumentError(f"column {column!r}: quant={told(spec)} of a {kind} column; codes stand for float32 tensors")
     made = _quantizer(spec, kind.size)
