@@ -19,6 +19,7 @@ from .errors import (
     KeyNotFoundError,
     LockedError,
     LsmTensorError,
+    MemoryBudgetError,
     NotADatabaseError,
     ReadOnlyError,
     SchemaError,
@@ -83,7 +84,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ClosedError", "Column", "ConflictError", "CorruptionError", "Database", "DeviceMemoryError", "DuplicateKeyError", "FormatVersionError",
-    "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
+    "InvalidArgumentError", "KeyNotFoundError", "LockedError", "LsmTensorError", "MemoryBudgetError", "NamedTensor", "NotADatabaseError", "ReadOnlyError",
     "RunConfig", "Schema", "SchemaError", "Snapshot", "StorageError", "TableNotFoundError", "Transaction", "UnavailableError",
     "UnknownNameError", "VersionExpiredError", "backups", "codecs", "indexes", "json", "kernels", "open", "optimal_chunks", "quant", "ragged", "register", "repair", "restore", "sparse",
     "tensor", "verify_proof",

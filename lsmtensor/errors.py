@@ -52,6 +52,10 @@ class DeviceMemoryError(LsmTensorError, MemoryError):
     """The GPU's memory, or the part of it that may be used, is not enough."""
 
 
+class MemoryBudgetError(LsmTensorError, MemoryError):
+    """What is asked for would take more memory than it was allowed; nothing was begun."""
+
+
 class LockedError(LsmTensorError, OSError):
     """Another process has the folder open for writing."""
 

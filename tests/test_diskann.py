@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from blake3 import blake3
 
 import lsmtensor as lt
 from lsmtensor import container, kernels
@@ -84,6 +85,19 @@ def test_every_backend_walks_as_well(metric, tmp_path):
     truth = true_distances(queries, rows, metric)
     for backend in BACKENDS:
         assert recall(lt.indexes.load(tmp_path / "x.index", kernel=backend).search(queries, 10)[1], truth, 10) >= 0.9
+
+
+def test_golden_pages():
+    """Rows, links and where they lie: the same bytes for every backend and number of threads; others are a new version of the format."""
+    rows = np.round(vectors(7, 700, 16) * 50)
+    for backend, threads in [(b, 1) for b in BACKENDS if b != "numpy"] + [(BACKENDS[0], 3)]:
+        index = made(rows, kernel=backend, threads=threads)
+        arrays = index.to_sections(include_vectors=True)[1]
+        state = blake3(b"".join(arrays[name].tobytes() for name in ("pages", "order", "top_rows", "top_links")))
+        assert state.hexdigest()[:16] == GOLDEN, backend
+
+
+GOLDEN = "1ebbcbc36e6b15ef"
 
 
 def test_neighbours_share_pages():

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
 from ..registry import Registry, Spec
 from .base import VectorIndex
+from .budget import settled_budget
 from .sparse import SparseIndex
 from .text import TextIndex
 
@@ -22,12 +23,13 @@ def names() -> list[str]:
 
 
 def create(
-    spec: Any, *, dim: int, metric: str | None = None, kernel: str | None = None, threads: int | None = None
+    spec: Any, *, dim: int, metric: str | None = None, kernel: str | None = None, threads: int | None = None, budget: int | None = None
 ) -> VectorIndex:
     """An empty index: ``create("hnsw(m=16)", dim=384, metric="cosine")``.
 
     ``metric`` is ``l2`` (default), ``cosine``, ``ip``, ``l1`` or ``hamming``, here or in the spec; ``kernel`` names a
-    backend. An instance passes through. `UnknownNameError` for an unknown index, parameter or metric.
+    backend. ``budget`` is in bytes: additions that would take more at a time, the index counted, raise `MemoryBudgetError` before they begin, and samples
+    and blocks are as small as it wants. An instance passes through. `UnknownNameError` for an unknown index, parameter or metric.
     """
     if isinstance(spec, VectorIndex):
         return spec
@@ -36,7 +38,7 @@ def create(
         raise InvalidArgumentError(f"metric={metric!r}, and the spec says {parsed.params['metric']!r}; give one")
     extra = {"dim": dim, "kernel": kernel, "threads": threads, **({} if metric is None else {"metric": metric})}
     made: VectorIndex = REGISTRY.create(parsed, **extra)
-    made.spec = parsed
+    made.spec, made.budget = parsed, settled_budget(budget)
     return made
 
 

@@ -21,6 +21,7 @@ from ..errors import DuplicateKeyError, FormatVersionError, InvalidArgumentError
 from ..kernels.contract import METRICS
 from ..registry import Spec, near
 from . import dial
+from .budget import at_once, build_bytes, check_budget
 from .dial import Curve
 from .params import is_whole
 from .rows import Rows
@@ -83,6 +84,8 @@ class VectorIndex(ABC):
     learned: ClassVar[tuple[str, ...]] = ()
     # recall@10 that the conformance suite asks of the default parameters
     recall_floor: ClassVar[float] = 0.9
+    # bytes that additions may take at a time, the index counted; None: as many as there are
+    budget: int | None = None
 
     def __init__(self, dim: int, metric: str = "l2", kernel: str | None = None, threads: int | None = None) -> None:
         if not is_whole(dim, 1):
@@ -145,6 +148,14 @@ class VectorIndex(ABC):
         """Constructor arguments beside dim, metric, kernel and threads."""
         return {}
 
+    def _row_bytes(self) -> tuple[int, int]:
+        """(bytes that are kept of a row beside its vector, bytes beside those while it is taken in)."""
+        return 0, 0
+
+    def _at_once(self, most: int, row_bytes: int, least: int = 1) -> int:
+        """How many rows may be looked at together, that take so many bytes each."""
+        return at_once(self.budget, most, row_bytes, least)
+
     def _inserted(self, stop: int) -> int:
         """How many rows were taken in when an insertion up to ``stop`` was broken off."""
         return stop
@@ -182,9 +193,10 @@ class VectorIndex(ABC):
 
         ``copy=False`` lets an empty index borrow a float32 array that will not change. ``progress`` is called now and then with the share done,
         rising, 1.0 at last. Raises `SchemaError` for a wrong shape, NaN or infinity, `DuplicateKeyError` for a present id; then nothing is
-        added. Broken off by Ctrl-C, or by what ``progress`` raises, the index holds the first rows, whole.
+        added. `MemoryBudgetError` where ``budget`` would not do. Broken off by Ctrl-C, or by what ``progress`` raises, the index holds the first rows, whole.
         """
         rows = self._check(vectors, "vectors")
+        check_budget(self, len(rows), borrowed=not copy and len(self._vectors) == 0)
         new = self._new_ids(ids, len(rows))
         tell = progress or _unheard
         if len(rows):
@@ -225,6 +237,10 @@ class VectorIndex(ABC):
             return np.arange(self._next_id, self._next_id + count, dtype=np.int64)
         return new_ids(ids, count, lambda id_: self._row(id_) is not None, self._next_id)
 
+    def build_bytes(self, rows: int, *, borrowed: bool = False) -> int:
+        """About the most bytes that additions up to so many rows take at a time, the index counted, its vectors unless they are ``borrowed``."""
+        return build_bytes(self, rows, borrowed)
+
     def remove(self, ids: Any) -> int:
         """Remove by id, absent ones ignored; how many went. Over a fifth dead, the index is built again."""
         rows = sorted({row for row in map(self._row, np.atleast_1d(np.asarray(ids)).tolist()) if row is not None})
@@ -247,6 +263,7 @@ class VectorIndex(ABC):
         new = np.atleast_1d(np.asarray(ids))
         # refused before anything goes
         new_ids(new, len(rows), None)
+        check_budget(self, len(rows))
         self.remove(new)
         self.add(rows, new)
 

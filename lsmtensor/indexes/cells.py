@@ -26,6 +26,8 @@ LEAST, GROWTH = 256, 4
 SPREAD = 3
 # rows a branch and a cell that k-means looks at
 BRANCH_ROWS, CELL_ROWS = 64, 24
+# rows that look for their cells at a time
+BLOCK = 65536
 # a filter's matches are looked for in the cells probed; so many more where these hold too few
 WIDER = 4
 
@@ -84,8 +86,9 @@ class CellIndex(VectorIndex):
         cells = max(1, n // self.leaf)
         branches = math.isqrt(cells - 1) + 1
         rng = np.random.default_rng(self.seed)
-        self._branches = kmeans(self._placed(some(rows, BRANCH_ROWS * branches, rng)), branches, seed=self.seed, iterations=8, kernels=self._kernels)
-        nearest = np.concatenate([self._kernels.assign(self._placed(rows[at : at + 65536]), self._branches)[0] for at in range(0, n, 65536)])
+        self._branches = kmeans(self._placed(some(rows, self._at_once(BRANCH_ROWS * branches, 24 * self.dim, branches), rng)), branches, seed=self.seed, iterations=8, kernels=self._kernels)
+        step = self._at_once(BLOCK, 16 * self.dim + 64)
+        nearest = np.concatenate([self._kernels.assign(self._placed(rows[at : at + step]), self._branches)[0] for at in range(0, n, step)])
         order, starts = grouped(nearest, branches)
         made, under = [], []
         for branch in range(branches):
@@ -113,8 +116,9 @@ class CellIndex(VectorIndex):
     def _place(self, start: int, stop: int) -> None:
         self._changed()
         self._cells.cut(start)
-        for at in range(start, stop, 65536):
-            rows = self._vectors.array[at : min(at + 65536, stop)]
+        step = self._at_once(BLOCK, 16 * self.dim + 64)
+        for at in range(start, stop, step):
+            rows = self._vectors.array[at : min(at + step, stop)]
             cells = self._cell_of(self._placed(rows))
             self._encode(at, rows, cells)
             self._cells.append(cells)

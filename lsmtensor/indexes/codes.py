@@ -14,9 +14,12 @@ import numpy as np
 
 from ..errors import CorruptionError, InvalidArgumentError
 from ..kernels.contract import COSINE, HAMMING, IP, L1, L2
+from .budget import at_once
 from .rows import Rows, aligned
 
 LINE = 64
+# rows that a grid is learned from
+LEARNT = 16384
 # rows coded at a time: their float32 copy stays in cache
 BLOCK = 1024
 # a row with a value so far out, where the grid ends at 127, is not what the grid was learned from
@@ -36,10 +39,10 @@ class Grid:
     lift: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def learn(cls, rows: np.ndarray, scale: np.ndarray, metric: int, seed: int) -> Grid:
-        """From rows (n, d) with inverse norms (n,) for cosine; looks at 16,384 of them."""
-        if len(rows) > 16384:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(rows), 16384, replace=False))
+    def learn(cls, rows: np.ndarray, scale: np.ndarray, metric: int, seed: int, most: int) -> Grid:
+        """From rows (n, d) with inverse norms (n,) for cosine; looks at ``most`` of them."""
+        if len(rows) > most:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
             rows, scale = rows[chosen], scale[chosen]
         if metric == COSINE:
             rows = rows * scale[:, None]
@@ -142,9 +145,13 @@ class CodedRows:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def learn(self, rows: np.ndarray, seed: int) -> None:
-        """Mean and step from rows; codes that are there are forgotten."""
-        self.grid = Grid.learn(rows, inverse_norms(rows, self.metric), self.metric, seed)
+    def row_bytes(self) -> tuple[int, int]:
+        """(bytes of a row's code and what lies beside it, of its 8-bit code and sums, which are there while rows are taken in)."""
+        return -(-self.dim * self.bits // (8 * LINE)) * LINE + 12, -(-self.dim // LINE) * LINE + 8
+
+    def learn(self, rows: np.ndarray, seed: int, budget: int | None = None) -> None:
+        """Mean and step from rows, or a sample that fits a budget in bytes; codes that are there are forgotten."""
+        self.grid = Grid.learn(rows, inverse_norms(rows, self.metric), self.metric, seed, at_once(budget, LEARNT, 24 * self.dim, 256))
         self.cut(0)
 
     def append(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

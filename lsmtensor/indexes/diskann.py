@@ -69,6 +69,11 @@ class DiskANN(FQG):
         # the links are those of the pages, and not in memory
         self._on_pages = False
 
+    def _row_bytes(self) -> tuple[int, int]:
+        kept, building = super()._row_bytes()
+        # the order of the rows is made of all links
+        return kept + 8, building + 6 * self.degree + 32
+
     # -- building --------------------------------------------------------------------------------
 
     def _worth(self, known: int, rows: int) -> bool:

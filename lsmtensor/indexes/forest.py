@@ -17,6 +17,8 @@ from ..kernels.contract import IP
 from .codes import CodedRows, inverse_norms
 
 BITS = 32
+# rows hashed at a time
+BLOCK = 16384
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,18 @@ class Forest:
         return self.kernels.code_forest(self.planes, self.shifts, self.keys, self.rows, self.nprobe, self.window)
 
     @classmethod
-    def plant(cls, vectors: np.ndarray, coded: CodedRows, trees: tuple[int, int, int], seed: int, kernels: Any) -> Forest:
-        """Over rows (n, d) as they are coded; ``trees`` are tables, nprobe and window. O(n tables (32 d + log n))."""
+    def plant(cls, vectors: np.ndarray, coded: CodedRows, trees: tuple[int, int, int], seed: int, kernels: Any, step: int = BLOCK) -> Forest:
+        """Over rows (n, d) as they are coded, so many at a time; ``trees`` are tables, nprobe and window. O(n tables (32 d + log n))."""
         tables, nprobe, window = trees
         assert coded.grid is not None
         n, d = vectors.shape
         planes = np.random.default_rng(seed).standard_normal((tables * BITS, d), np.float32)
         shifts = -kernels.pairwise(coded.grid.mean[None], planes, IP).reshape(tables, BITS)
         keys = np.empty((tables, n), np.uint32)
-        for at in range(0, n, 16384):
-            some = vectors[at : at + 16384]
+        for at in range(0, n, step):
+            some = vectors[at : at + step]
             sides = -kernels.pairwise(some * inverse_norms(some, coded.metric)[:, None], planes, IP).reshape(len(some), tables, BITS)
-            keys[:, at : at + 16384] = np.packbits(sides > shifts, axis=2).view(">u4")[:, :, 0].T
+            keys[:, at : at + step] = np.packbits(sides > shifts, axis=2).view(">u4")[:, :, 0].T
         rows = np.argsort(keys, axis=1, kind="stable").astype(np.uint32)
         return cls(planes.reshape(tables, BITS, d), shifts, np.ascontiguousarray(np.take_along_axis(keys, rows, 1)), rows, nprobe, window, kernels)
 

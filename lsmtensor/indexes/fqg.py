@@ -23,7 +23,8 @@ from .base import Found, VectorIndex
 from .carry import KNOWN, LOST, connect, kept_links, leads_inside, numbers
 from .codes import CodedRows
 from .dial import dialled
-from .forest import Forest
+from .forest import BITS, Forest
+from .forest import BLOCK as PLANTED
 from .params import SEEDS, check_counts, settled
 from .rows import Rows, aligned
 
@@ -112,6 +113,11 @@ class FQG(VectorIndex):
         """The metric that links are made by: rows lifted onto a sphere have squared distances for products."""
         return L2 if self._code == IP else self._code
 
+    def _row_bytes(self) -> tuple[int, int]:
+        codes, eight = self._coded.row_bytes()
+        # links have half as much room again while they are made, and are then put together; lifted rows are coded once more
+        return codes + 4 * self.degree + 8 * self._trees[0], eight * (2 if self._code == IP else 1) + 64 + 6 * self.degree
+
     # -- building --------------------------------------------------------------------------------
 
     def train(self, x: Any) -> VectorIndex:
@@ -119,7 +125,7 @@ class FQG(VectorIndex):
         rows = self._check(x, "x")
         if len(rows):
             self._clear()
-            self._coded.learn(rows, self.seed)
+            self._coded.learn(rows, self.seed, self.budget)
             if len(self._vectors):
                 self._insert(0, len(self._vectors))
         return self
@@ -135,7 +141,7 @@ class FQG(VectorIndex):
         if fresh:
             if stop < LEAST:
                 return
-            self._coded.learn(self._vectors.part(0, stop), self.seed)
+            self._coded.learn(self._vectors.part(0, stop), self.seed, self.budget)
         start = self._done
         self._encode(start, stop)
         if self._out > DRIFT * stop and not fresh:
@@ -216,7 +222,8 @@ class FQG(VectorIndex):
     def _plant(self) -> None:
         self._forest = None
         if self.entries == "forest" and self._done >= self.planted_from:
-            self._forest = Forest.plant(self._vectors.array[: self._done], self._coded, self._trees, self.seed, self._kernels)
+            step = self._at_once(PLANTED, 16 * BITS * self._trees[0] + 8 * self.dim)
+            self._forest = Forest.plant(self._vectors.array[: self._done], self._coded, self._trees, self.seed, self._kernels, step)
 
     @property
     def _trees(self) -> tuple[int, int, int]:

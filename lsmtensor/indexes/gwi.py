@@ -52,8 +52,12 @@ class GWI(CellIndex):
         super()._changed()
         self._net: Any = None
 
+    def _row_bytes(self) -> tuple[int, int]:
+        codes, eight = self._coded.row_bytes()
+        return codes + 4 + 4 * self.dim // self.leaf, eight + 64
+
     def _learn(self, rows: np.ndarray) -> None:
-        self._coded.learn(rows, self.seed)
+        self._coded.learn(rows, self.seed, self.budget)
 
     def _encode(self, start: int, rows: np.ndarray, cells: np.ndarray) -> None:
         self._coded.cut(start)

@@ -54,6 +54,9 @@ class HNSW(FQG):
         super()._clear()
         self._levels = Levels(self.m, self.ef_construction, self.seed, self._code, self._kernels)
 
+    def _row_bytes(self) -> tuple[int, int]:
+        return super()._row_bytes() if not self._full else (8 * self.m + 64, 64)
+
     def train(self, x: Any) -> VectorIndex:
         return VectorIndex.train(self, x) if self._full else super().train(x)
 

@@ -56,6 +56,9 @@ class Hybrid(VectorIndex):
         self._cold, self._hot = self._made("cold"), self._made("hot")
         self._vectors = Joined(self._cold, self._hot)
 
+    def _row_bytes(self) -> tuple[int, int]:
+        return self._cold._row_bytes()
+
     # -- building --------------------------------------------------------------------------------
 
     def train(self, x: Any) -> VectorIndex:
@@ -67,7 +70,7 @@ class Hybrid(VectorIndex):
     def _insert(self, start: int, stop: int) -> None:
         if not isinstance(self._vectors, Joined):
             # borrowed, by an empty index
-            self._cold._vectors, self._cold._tell = self._vectors, self._tell
+            self._cold._vectors, self._cold._tell, self._cold.budget = self._vectors, self._tell, self.budget
             self._vectors = Joined(self._cold, self._hot)
             self._cold._insert(0, stop)
             return
@@ -75,7 +78,7 @@ class Hybrid(VectorIndex):
         if stop - cold > (self.hot_rows or max(LEAST, ROOTS * math.isqrt(stop))):
             self.promote()
         else:
-            self._hot.threads, self._hot._tell = self.threads, self._tell
+            self._hot.threads, self._hot._tell, self._hot.budget = self.threads, self._tell, self.budget
             self._hot._insert(start - cold, stop - cold)
 
     def _inserted(self, stop: int) -> int:
@@ -87,7 +90,7 @@ class Hybrid(VectorIndex):
         rows, before = self._hot._vectors, len(self._cold._vectors)
         if len(rows) == 0:
             return 0
-        self._cold.threads, self._cold._tell, stop = self.threads, self._tell, before + len(rows)
+        self._cold.threads, self._cold._tell, self._cold.budget, stop = self.threads, self._tell, self.budget, before + len(rows)
         self._cold._vectors.append(rows.array)
         try:
             self._cold._insert(before, stop)

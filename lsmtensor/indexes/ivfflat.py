@@ -62,6 +62,9 @@ class IVFFlat(VectorIndex):
             self._deal(0, len(self._vectors))
         return self
 
+    def _row_bytes(self) -> tuple[int, int]:
+        return 4 + 4 * self.dim // LEAST_ROWS, 32
+
     def _wanted(self, n: int) -> int:
         return min(self.lists or max(1, 4 * math.isqrt(n)), max(1, n // LEAST_ROWS))
 
@@ -74,8 +77,9 @@ class IVFFlat(VectorIndex):
 
     def _learn(self, rows: np.ndarray) -> None:
         count = self._wanted(len(rows))
-        if len(rows) > TRAIN_ROWS * count:
-            rows = rows[np.sort(np.random.default_rng(self.seed).choice(len(rows), TRAIN_ROWS * count, replace=False))]
+        most = self._at_once(TRAIN_ROWS * count, 32 * self.dim, count)
+        if len(rows) > most:
+            rows = rows[np.sort(np.random.default_rng(self.seed).choice(len(rows), most, replace=False))]
         self._centroids = kmeans(self._placed(rows), count, seed=self.seed, iterations=10, kernels=self._kernels)
 
     def _insert(self, start: int, stop: int) -> None:
@@ -90,8 +94,9 @@ class IVFFlat(VectorIndex):
 
     def _deal(self, start: int, stop: int) -> None:
         self._lists = None
-        for at in range(start, stop, 65536):
-            rows = self._vectors.array[at : min(at + 65536, stop)]
+        step = self._at_once(65536, 16 * self.dim)
+        for at in range(start, stop, step):
+            rows = self._vectors.array[at : min(at + step, stop)]
             self._cells.append(self._kernels.assign(self._placed(rows), self._centroids)[0].astype(np.uint32))
             self._tell((at + len(rows) - start) / (stop - start))
 

@@ -73,9 +73,12 @@ class IVFPQ(CellIndex):
         """The centroids as rows differ from them: of unit length for cosine, whose half squared distance is then one minus the cosine."""
         return self._centroids * inverse_norms(self._centroids, COSINE)[:, None] if self._code == COSINE else self._centroids
 
+    def _row_bytes(self) -> tuple[int, int]:
+        return -(-self._m * self.bits // 8) + 8 + 4 * self.dim // self.leaf, 64
+
     def _learn(self, rows: np.ndarray) -> None:
         count = min(2**self.bits, len(rows))
-        sample = self._placed(some(rows, PART_ROWS * count, np.random.default_rng(self.seed)))
+        sample = self._placed(some(rows, self._at_once(PART_ROWS * count, 40 * self.dim, count), np.random.default_rng(self.seed)))
         books = codebooks(sample - self._anchors()[self._cell_of(sample)], self._m, count, seed=self.seed, iterations=10, kernels=self._kernels)
         # fewer rows than centroids: the first is there more than once
         self._books = np.ascontiguousarray(np.pad(books, ((0, 0), (0, 0), (0, 2**self.bits - count)), mode="edge"))
@@ -85,9 +88,10 @@ class IVFPQ(CellIndex):
         self._codes.cut(start)
         self._bias.cut(start)
         anchors = self._anchors()
-        for at in range(0, len(rows), 8192):
-            here = anchors[cells[at : at + 8192]]
-            rest = np.ascontiguousarray(self._placed(rows[at : at + 8192]) - here, np.float32)
+        step = self._at_once(8192, 32 * self.dim)
+        for at in range(0, len(rows), step):
+            here = anchors[cells[at : at + step]]
+            rest = np.ascontiguousarray(self._placed(rows[at : at + step]) - here, np.float32)
             codes = self._kernels.pq_encode(rest, self._books)
             coded = np.concatenate([self._books[j, :, codes[:, j]] for j in range(self._m)], 1)[:, : self.dim]
             bias = np.einsum("nd,nd->n", coded, coded + 2 * here)

@@ -62,6 +62,10 @@ class LSH(VectorIndex):
         self._coded = CodedRows(self.dim, self._code, self.quant, self._kernels)
         self._net: Any = None
 
+    def _row_bytes(self) -> tuple[int, int]:
+        codes, eight = self._coded.row_bytes()
+        return codes + 8 * self.tables, eight
+
     # -- hashing ---------------------------------------------------------------------------------
 
     def train(self, x: Any) -> VectorIndex:
@@ -75,7 +79,7 @@ class LSH(VectorIndex):
 
     def _draw(self, rows: np.ndarray) -> None:
         rng = np.random.default_rng(self.seed)
-        self._coded.learn(rows, self.seed)
+        self._coded.learn(rows, self.seed, self.budget)
         each = self._bits_for(len(rows))
         count = self.tables * each
         if self._code == HAMMING:
@@ -129,8 +133,9 @@ class LSH(VectorIndex):
         self._sorted = self._net = None
         self._keys.cut(start)
         self._coded.cut(start)
-        for at in range(start, stop, 16384):
-            rows = self._vectors.array[at : min(at + 16384, stop)]
+        step = self._at_once(16384, 24 * len(self._planes) + 16 * self.dim)
+        for at in range(start, stop, step):
+            rows = self._vectors.array[at : min(at + step, stop)]
             self._coded.append(rows)
             self._keys.append(self._key(self._steps(self._values(rows))))
             self._tell((at + len(rows) - start) / (stop - start))

@@ -23,7 +23,7 @@ import numpy as np
 from .. import container, indexes
 from ..errors import CorruptionError, DuplicateKeyError, InvalidArgumentError, KeyNotFoundError, SchemaError, UnknownNameError
 from ..indexes import carry
-from .indexes_rows import check_dtypes, check_progress, check_unlike_rows
+from .indexes_rows import check_budget, check_dtypes, check_progress, check_unlike_rows
 from .truth import METRICS, Make, expect, recall, sound, true_distances, vectors
 
 
@@ -426,6 +426,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_iterator,
     check_trained_before_rows,
     check_dtypes,
+    check_budget,
     check_progress,
     check_unlike_rows,
 )

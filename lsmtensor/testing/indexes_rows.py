@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
 
 from .. import indexes
-from .truth import Make, recall, sound, true_distances, vectors
+from ..errors import MemoryBudgetError
+from .truth import Make, expect, recall, sound, true_distances, vectors
 
 
 def check_dtypes(make: Make) -> None:
@@ -30,6 +32,30 @@ def check_dtypes(make: Make) -> None:
             assert other.digest() == index.digest(), f"rows of {np.dtype(kind)}"
             for a, b in zip(index.search(rows[:9].astype(np.float32), k=5), other.search(rows[:9].astype(kind), k=5), strict=True):
                 assert np.array_equal(a, b), f"queries of {np.dtype(kind)}"
+
+
+def check_budget(make: Make) -> None:
+    """What does not fit is refused before anything changes; what is said to fit does, and finds as much."""
+    rows, queries = vectors(1, 2500, 40, 20), vectors(2, 30, 40, 20)
+    index = make(40)
+    index.add(rows[:3])
+    before = index.digest()
+    index.budget = 1000
+    for call in (lambda: index.add(rows), lambda: index.update(rows, np.arange(2500))):
+        expect(MemoryBudgetError, "its budget is 1,000", call)
+    assert index.digest() == before and len(index) == 3
+    make(40).add(rows[:300])  # what is loaded at the first build is not the build's
+    index = make(40)
+    index.budget = index.build_bytes(2500)
+    tracemalloc.start()
+    try:
+        index.add(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= index.budget, f"{peak:,} bytes were taken of a budget of {index.budget:,}"
+    got = recall(index.search(queries, k=10)[1], true_distances(queries, rows, "l2"), 10)
+    assert got >= index.recall_floor, f"recall {got}"
 
 
 def check_progress(make: Make) -> None:
