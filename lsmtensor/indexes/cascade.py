@@ -27,7 +27,7 @@ BLOCK = 1024
 FIXED = 16
 PRESETS: dict[str, dict[str, int]] = {
     "": {"degree": 32, "ef_construction": 64, "passes": 2, "tables": 4, "nprobe": 4, "window": 8, "ef": 64},
-    "small": {"degree": 16, "ef_construction": 48, "passes": 1, "tables": 4, "nprobe": 2, "window": 8, "ef": 64},
+    "small": {"degree": 16, "ef_construction": 48, "passes": 2, "tables": 4, "nprobe": 2, "window": 8, "ef": 64},
     "large": {"degree": 32, "ef_construction": 96, "passes": 2, "tables": 8, "nprobe": 4, "window": 8, "ef": 128},
     "high_recall": {"degree": 64, "ef_construction": 128, "passes": 2, "tables": 8, "nprobe": 8, "window": 8, "ef": 256},
     "fast_search": {"degree": 32, "ef_construction": 64, "passes": 2, "tables": 2, "nprobe": 2, "window": 8, "ef": 24},

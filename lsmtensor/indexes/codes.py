@@ -39,10 +39,10 @@ class Grid:
     lift: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def learn(cls, rows: np.ndarray, scale: np.ndarray, metric: int, seed: int, most: int) -> Grid:
-        """From rows (n, d) with inverse norms (n,) for cosine; looks at ``most`` of them."""
-        if len(rows) > most:
-            chosen = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
+    def learn(cls, rows: np.ndarray, scale: np.ndarray, metric: int, seed: int, looked_at: int) -> Grid:
+        """From rows (n, d) with inverse norms (n,) for cosine; looks at so many of them."""
+        if len(rows) > looked_at:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(rows), looked_at, replace=False))
             rows, scale = rows[chosen], scale[chosen]
         if metric == COSINE:
             rows = rows * scale[:, None]

@@ -47,6 +47,12 @@ class Flat(VectorIndex):
         self._quantizer: Quantizer | None = None
         self._codes = Rows(np.empty((0, 0), np.uint8))
 
+    def _row_bytes(self) -> tuple[int, int]:
+        if self.quant == "none":
+            return 0, 0
+        # a quantizer learns from copies
+        return (self._quantizer or quantizers.create(self.quant, self.dim)).code_bytes, 16 * self.dim
+
     def _insert(self, start: int, stop: int) -> None:
         """What the kernels hold of the rows is old; codes are made of those that have none."""
         self._resident = None

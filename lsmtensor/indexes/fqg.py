@@ -388,7 +388,7 @@ class FQG(VectorIndex):
 
     def _costs(self, width: int, matches: int) -> tuple[float, float]:
         """Microseconds expected of a scan of the matching codes, and of a walk under their filter."""
-        return (len(self._vectors) * PASSED + matches * SCANNED) / 1e3, 16 * width * (len(self._vectors) / matches) ** 0.6 * WALKED / 1e3
+        return (len(self._vectors) * PASSED + matches * SCANNED) / 1e3, 16 * width * (len(self._vectors) / max(1, matches)) ** 0.6 * WALKED / 1e3
 
     def plan(self, k: int, matches: int, **params: Any) -> dict[str, Any]:
         width = max(int(params.get("ef") or self.ef), k, int(params.get("rerank") or self.rerank))
