@@ -12,46 +12,51 @@ from .numba_graph import NONE, _add
 from .numba_graph import distance as _distance
 
 _jit = njit(nogil=True, cache=True, error_model="numpy")
+# an array is seven arguments of a call: for what is called once a row
+_inline = njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
 # as in numpy_codes.py: written out, since the cache of compiled code looks at this file alone
 AHEAD, TOP, BEGIN, TRAIL = 2, 8, 4, 64
 assert (numpy_codes.AHEAD, numpy_codes.TOP, numpy_codes.BEGIN, numpy_codes.TRAIL) == (AHEAD, TOP, BEGIN, TRAIL)
 
 
-@_jit
-def _dot8(q, row):  # type: ignore[no-untyped-def]
+# Rows are named by number: a slice of an array costs more than a short loop over it.
+
+
+@_inline
+def _dot8(values, codes, row):  # type: ignore[no-untyped-def]
     total = np.int32(0)
-    for i in range(row.shape[0]):
+    for i in range(codes.shape[1]):
         # 32 bits all along: wider sums are half as fast
-        total = np.int32(total + np.int32(np.int32(q[i]) * np.int32(row[i])))
+        total = np.int32(total + np.int32(np.int32(values[0, i]) * np.int32(codes[row, i])))
+    return total
+
+
+@_inline
+def _dot4(values, codes, row):  # type: ignore[no-untyped-def]
+    """``values`` (2, bytes of a row): of the low halves, of the high ones."""
+    total = np.int32(0)
+    for i in range(codes.shape[1]):
+        c = codes[row, i]
+        low, high = np.int16(values[0, i]) * np.int16(c & np.uint8(15)), np.int16(values[1, i]) * np.int16(c >> np.uint8(4))
+        total = np.int32(total + np.int32(low) + np.int32(high))
     return total
 
 
 @_jit
-def _dot4(q, row):  # type: ignore[no-untyped-def]
+def _apart(own, codes, row, metric):  # type: ignore[no-untyped-def]
     total = np.int32(0)
-    for line in range(0, row.shape[0], 64):
-        for i in range(64):
-            c = np.int32(row[line + i])
-            low, high = np.int32(q[2 * line + i]), np.int32(q[2 * line + 64 + i])
-            total = np.int32(total + np.int32(np.int32(low * (c & np.int32(15))) + np.int32(high * (c >> np.int32(4)))))
-    return total
-
-
-@_jit
-def _apart(a, b, metric):  # type: ignore[no-untyped-def]
-    total = np.int32(0)
-    for i in range(a.shape[0]):
-        d = np.int32(np.int32(a[i]) - np.int32(b[i]))
+    for i in range(codes.shape[1]):
+        d = np.int32(np.int32(own[i]) - np.int32(codes[row, i]))
         total = np.int32(total + (abs(d) if metric == 3 else np.int32(d != 0)))
     return total
 
 
-@_jit
+@_inline
 def _between(codes, sums, metric, own, values, node, other):  # type: ignore[no-untyped-def]
     """From row ``node``, whose values around 128 are ``values`` and whose codes are ``own``, to another."""
     if metric >= 3:
-        return np.float64(_apart(own, codes[other], metric))
-    product = np.int64(_dot8(values, codes[other])) - 128 * np.int64(sums[node, 1])
+        return np.float64(_apart(own, codes, other, metric))
+    product = np.int64(_dot8(values, codes, other)) - 128 * np.int64(sums[node, 1])
     if metric == 1:
         return np.float64(-product)
     return np.float64(np.int64(sums[other, 0]) + np.int64(sums[node, 0]) - 2 * product)
@@ -60,14 +65,14 @@ def _between(codes, sums, metric, own, values, node, other):  # type: ignore[no-
 @_jit
 def _centre(row, values):  # type: ignore[no-untyped-def]
     for i in range(row.shape[0]):
-        values[i] = np.int8(np.int32(row[i]) - 128)
+        values[0, i] = np.int8(np.int32(row[i]) - 128)
 
 
-@_jit
+@_inline
 def _estimate(codes, squares, factors, bits, metric, own, values, factor, less, other):  # type: ignore[no-untyped-def]
     if metric >= 3:
-        return np.float64(_apart(own, codes[other], metric))
-    times = np.int64(2 * np.int64(_dot4(values, codes[other])) if bits == 4 else np.int64(_dot8(values, codes[other]))) - less
+        return np.float64(_apart(own, codes, other, metric))
+    times = np.int64(2 * np.int64(_dot4(values, codes, other)) if bits == 4 else np.int64(_dot8(values, codes, other))) - less
     square = squares[other] if squares.shape[0] else np.float32(0)
     return np.float64(square - (factors[other] if factors.shape[0] else np.float32(1)) * (factor * np.float32(times)))
 
@@ -177,7 +182,7 @@ def _link(codes, sums, metric, links, nodes, starts, top_codes, top_sums, top_li
     seen, none8, nonef = np.zeros(n, np.int64), np.empty(0, np.uint8), np.empty(0, np.float32)
     pool, pool_n, done = np.empty(ef, np.float64), np.empty(ef, np.int64), np.zeros(ef, np.uint8)
     cand, cand_n, cand_done = np.empty(room, np.float64), np.empty(room, np.int64), np.zeros(room, np.uint8)
-    values, others = np.empty(codes.shape[1], np.int8), np.empty(codes.shape[1], np.int8)
+    values, others = np.empty((1, codes.shape[1]), np.int8), np.empty((1, codes.shape[1]), np.int8)
     top_seen = np.zeros(top_codes.shape[0], np.int64)
     own_sums = np.empty((top_codes.shape[0] + 1, 2), np.int32)
     for turn in range(nodes.shape[0]):
@@ -210,7 +215,7 @@ def _link(codes, sums, metric, links, nodes, starts, top_codes, top_sums, top_li
 @_jit
 def _choose(codes, sums, metric, owner, ids, count, degree, alpha, row):  # type: ignore[no-untyped-def]
     cand, cand_n, done = np.empty(count, np.float64), np.empty(count, np.int64), np.zeros(count, np.uint8)
-    values = np.empty(codes.shape[1], np.int8)
+    values = np.empty((1, codes.shape[1]), np.int8)
     _centre(codes[owner], values)
     for j in range(count):
         other = np.int64(ids[j])
@@ -320,8 +325,12 @@ def _prepare(x, metric, bits, mean, step, factors, inverse, values, own):  # typ
     by = np.float32(127) / largest if largest > 0 else np.float32(0)
     total = 0
     for i in range(d):
-        values[i] = np.int8(np.rint((x[i] * scale - shift * mean[i]) * by))
-        total += values[i]
+        value = np.int8(np.rint((x[i] * scale - shift * mean[i]) * by))
+        if bits == 4:
+            values[i // 64 % 2, i // 128 * 64 + i % 64] = value
+        else:
+            values[0, i] = value
+        total += int(value)
     factor = (2 if metric == 0 else 1) * (1 / by if by > 0 else 0.0) * (0.5 if bits == 4 else 1.0) * (1.0 if factors.shape[0] else step)
     return np.float32(factor), (15 if bits == 4 else 128) * total
 
@@ -349,7 +358,7 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
     seen, top_seen = np.zeros(n if walk else 0, np.int64), np.zeros(top_codes.shape[0], np.int64)
     pool, pool_n, done = np.empty(cap, np.float64), np.empty(cap, np.int64), np.zeros(cap, np.uint8)
     found, found_n, none = np.empty(ef, np.float64), np.empty(ef, np.int64), np.zeros(max(ef, k), np.uint8)
-    values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
+    values, own = np.empty((8 // bits, codes.shape[1]), np.int8), np.empty(codes.shape[1], np.uint8)
     sums = np.empty((0, 2), np.int32)
     best, best_n = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(queries.shape[0]):
@@ -370,6 +379,8 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
                 if masked and not mask[node]:
                     continue
                 d = _estimate(codes, squares, factors, bits, metric, own, values, factor, less, node)
+                if size == cap and d > pool[cap - 1]:
+                    continue
                 if _add(pool, pool_n, done, size, cap, d, node) >= 0:
                     size = min(size + 1, cap)
         if masked and walk:
@@ -382,7 +393,7 @@ def _queries(queries, points, scale, metric, mean, step, codes, squares, factors
 @_jit
 def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors, bits, order, ranges, k, depth, mask, ids, far):  # type: ignore[no-untyped-def]
     pool, pool_n, done = np.empty(depth, np.float64), np.empty(depth, np.int64), np.zeros(depth, np.uint8)
-    values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
+    values, own = np.empty((8 // bits, codes.shape[1]), np.int8), np.empty(codes.shape[1], np.uint8)
     best, best_n, none = np.empty(k, np.float32), np.empty(k, np.int64), np.zeros(k, np.uint8)
     for q in range(queries.shape[0]):
         x, inverse, size = queries[q], _inverse(queries[q]), 0
@@ -392,6 +403,8 @@ def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors,
                 if mask.shape[0] and not mask[order[at]]:
                     continue
                 d = _estimate(codes, squares, factors, bits, metric, own, values, factor, less, at)
+                if size == depth and d > pool[depth - 1]:
+                    continue
                 if _add(pool, pool_n, done, size, depth, d, at) >= 0:
                     size = min(size + 1, depth)
         for i in range(size):
@@ -402,7 +415,7 @@ def _ranges(queries, points, scale, metric, mean, step, codes, squares, factors,
 
 @_jit
 def _estimates(queries, metric, mean, step, codes, squares, factors, bits, rows, far):  # type: ignore[no-untyped-def]
-    values, own = np.empty(codes.shape[1] * (8 // bits), np.int8), np.empty(codes.shape[1], np.uint8)
+    values, own = np.empty((8 // bits, codes.shape[1]), np.int8), np.empty(codes.shape[1], np.uint8)
     for q in range(queries.shape[0]):
         x, inverse = queries[q], _inverse(queries[q])
         factor, less = _prepare(x, metric, bits, mean, step, factors, inverse, values, own)

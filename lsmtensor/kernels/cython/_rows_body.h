@@ -18,6 +18,8 @@ static inline VEC ISA(tail)(const float *p, int64_t left)
 #endif
 }
 
+static inline VEC ISA(some)(const float *p, int64_t left) { return left == LANES ? *(const VEC *)p : ISA(tail)(p, left); }
+
 static inline void ISA(sum4)(VEC a, VEC b, VEC c, VEC d, float *out)
 {
 #if LANES == 4
@@ -66,6 +68,30 @@ static inline void ISA(sum4)(VEC a, VEC b, VEC c, VEC d, float *out)
             w = ISA(tail)(r3 + i, left); STEP(a3, u, w)                                                                \
         }                                                                                                              \
         ISA(sum4)(a0 + b0, a1 + b1, a2 + b2, a3 + b3, out);                                                            \
+    }
+
+/* The same sums, one row after the other: rows that lie so are one stream of memory, fetched ahead by STREAM bytes. */
+#define STREAM 4096
+#define FOUR_NEXT(name, STEP)                                                                                          \
+    static inline void ISA(name)(const float *q, const float *row, int64_t d, float *out)                              \
+    {                                                                                                                  \
+        VEC sum[4];                                                                                                    \
+        for (int r = 0; r < 4; r++, row += d) {                                                                        \
+            VEC a = {0}, b = {0};                                                                                      \
+            int64_t i = 0;                                                                                             \
+            for (; i + 2 * LANES <= d; i += 2 * LANES) {                                                               \
+                for (int64_t line = 0; line < 2 * LANES; line += 16) __builtin_prefetch(row + i + line + STREAM / 4);  \
+                STEP(a, *(const VEC *)(q + i), *(const VEC *)(row + i))                                                \
+                STEP(b, *(const VEC *)(q + i + LANES), *(const VEC *)(row + i + LANES))                                \
+            }                                                                                                          \
+            for (; i < d; i += LANES) {                                                                                \
+                int64_t left = d - i < LANES ? d - i : LANES;                                                          \
+                VEC u = ISA(tail)(q + i, left), w = ISA(tail)(row + i, left);                                          \
+                STEP(a, u, w)                                                                                          \
+            }                                                                                                          \
+            sum[r] = a + b;                                                                                            \
+        }                                                                                                              \
+        ISA(sum4)(sum[0], sum[1], sum[2], sum[3], out);                                                                \
     }
 
 FOUR_ROWS(square4, STEP_SQUARE)
