@@ -51,7 +51,7 @@ def test_exact(negative, kernel):
 
 
 def test_nearly():
-    rows, queries = vectors(40_000, 400, 1), vectors(50, 400, 2)
+    rows, queries = vectors(12_000, 400, 1), vectors(50, 400, 2)
     index = SparseIndex(dim=400)
     index.add(rows)
     true = index.search(queries, 10)[1][:, -1:]
@@ -64,6 +64,14 @@ def test_nearly():
     assert shares[0] < shares[1] and shares[2] > 0.8
     curve = index.calibrate()
     assert curve is index.calibrate() and 0 < curve[0][2] <= 1
+    known = index.calibrate(vectors(30, 400, 3))
+    assert known is index.calibrate() and known != curve and [step[2] for step in known][-1] >= 0.95
+    few = np.random.default_rng(4).random(12_000) < 0.1
+    for got, want in zip(index.search(queries, 10, filter=few, recall=0.5), index.search(queries, 10, filter=few), strict=True):
+        assert np.array_equal(got, want), "a filter that leaves few is answered exactly"
+    most = np.random.default_rng(5).random(12_000) < 0.7
+    ids, scores = index.search(queries, 10, filter=most, recall=0.9)
+    assert most[ids[ids >= 0]].all() and (scores >= index.search(queries, 10, filter=most)[1][:, -1:] * (1 - 1e-5)).mean() > 0.8
 
 
 def test_rows_come_and_go(tmp_path):
