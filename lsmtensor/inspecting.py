@@ -69,8 +69,9 @@ def _manifest(env: Env, path: str) -> dict[str, Any]:
     layout = frames[-1].layout
     made = [{"offset": e.offset, "version": e.layout.version, "ops": [o["op"] for o in e.ops] or ["layout"], "root": e.layout.root} for e in frames]
     tables = [
-        {"name": t.name, "id": t.id, "runs": [{"id": r.id, "level": r.level, "rows": r.rows, "bytes": r.bytes, "files": [f.number for f in r.files]} for r in t.runs]}
-        for t in layout.tables.values()
+        {"name": t.name, "id": t.id, "runs": [
+            {**r.to_dict(), "rows": r.rows, "bytes": r.bytes, "files": [f.number for f in r.files]} for r in t.runs
+        ]} for t in layout.tables.values()
     ]  # fmt: skip
     return {"file": path, "bytes": file.size, "good_bytes": frames[-1].end, "version": layout.version, "root": layout.root, "wals": list(layout.wals),
             "tags": layout.tags, "tables": tables, "edits": made}  # fmt: skip
