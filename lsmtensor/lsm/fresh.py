@@ -84,7 +84,8 @@ class MemoryCodes:
 
 def wanted(table: TableVersion, index: str | None) -> bool:
     """Whether rows that an index does not cover may be searched by codes: who wants no index, or all rows looked at, gets that."""
-    return index is not None and Spec.parse(table.state.indexes[index]["spec"]).name != "flat"
+    spec = None if index is None else Spec.parse(table.state.indexes[index]["spec"])
+    return spec is not None and (spec.name != "flat" or "quant" in spec.params)
 
 
 def of_memory(tree: Tree, mem: MemSource, column: str, metric: str) -> MemoryCodes | None:
