@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,8 @@ from .bench import WORKLOADS
 from .errors import LsmTensorError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from .bench.runner import Options
     from .config import RunConfig
 
@@ -61,6 +64,15 @@ def _words(text: str | None) -> tuple[str, ...]:
         else:
             current += letter
     return tuple(p for p in (*parts, current.strip()) if p)
+
+
+def _working(what: str) -> AbstractContextManager[None]:
+    """Tells of what takes over a second."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from .bench import show
+
+    return show.working(what)
 
 
 def _paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
@@ -334,7 +346,7 @@ def export(db: str, table: str, output: str, columns: str | None, form: str | No
     """Write a table to a Parquet, Arrow or CSV file."""
     import lsmtensor as lt
 
-    with lt.open(db, mode="r") as opened, opened.snapshot() if version is None else opened.at(version=version) as then:
+    with lt.open(db, mode="r") as opened, opened.snapshot() if version is None else opened.at(version=version) as then, _working(f"export to {output}"):
         rows = then[table].export(output, columns=list(_words(columns)) or None, format=form)
     click.echo(f"{output}: {rows:,} rows")
 
@@ -350,7 +362,7 @@ def import_(db: str, table: str, files: tuple[str, ...], key: str | None, in_ord
     """Load Parquet, Arrow or CSV files into a table, in one commit; rows whose key is there are replaced."""
     import lsmtensor as lt
 
-    with lt.open(db) as opened:
+    with lt.open(db) as opened, _working(f"import into {table}"):
         if key is None:
             opened[table].load(list(files), sorted=in_order, format=form)
         else:
@@ -377,7 +389,7 @@ def backup(db: str, folder: str) -> None:
     """Add a backup to a folder; only files that the last backup lacks are copied."""
     import lsmtensor as lt
 
-    with lt.open(db, mode="r") as opened:
+    with lt.open(db, mode="r") as opened, _working(f"backup to {folder}"):
         made = opened.backup(folder)
     click.echo(f"{folder}: backup {made['number']} of version {made['version']}, {made['copied_files']} of {made['files']} files copied, {made['copied_bytes']:,} bytes")
 
@@ -394,7 +406,9 @@ def restore(folder: str, path: str | None, number: int | None) -> None:
         for made in lt.backups(folder):
             click.echo(f"{made['number']}: version {made['version']}")
         return
-    click.echo(f"{path}: version {lt.restore(folder, path, number=number)}")
+    with _working(f"restore to {path}"):
+        version = lt.restore(folder, path, number=number)
+    click.echo(f"{path}: version {version}")
 
 
 @main.command()
@@ -414,7 +428,7 @@ def verify(db: str) -> None:
     """Check every byte against its checksums and hash trees."""
     import lsmtensor as lt
 
-    with lt.open(db, mode="r") as opened:
+    with lt.open(db, mode="r") as opened, _working(f"verify {db}"):
         counts = opened.verify()
     click.echo(f"{db}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()) + ": all right")
 
@@ -426,7 +440,7 @@ def scrub(db: str, rate: float) -> None:
     """Check every byte slowly, beside a writer, and name every damaged file."""
     import lsmtensor as lt
 
-    with lt.open(db, mode="r") as opened:
+    with lt.open(db, mode="r") as opened, _working(f"scrub {db}"):
         made = opened.scrub(rate * 1e6)
         found = made.wait()
     for why in found:
@@ -443,7 +457,8 @@ def repair(db: str, new: str) -> None:
     """Salvage what verifies of a damaged database to a new one, and list the rest."""
     import lsmtensor as lt
 
-    made = lt.repair(db, new)
+    with _working(f"repair to {new}"):
+        made = lt.repair(db, new)
     for lost in made["lost"]:
         rows = "" if lost["rows"] is None else f" ({lost['rows']:,} rows)"
         click.echo(f"lost: {lost['path']} at offset {lost['offset']}: {lost['what']}{rows}")
@@ -462,7 +477,8 @@ def compact(db: str, config_path: str | None, settings: tuple[str, ...]) -> None
     if not os.path.isdir(db):
         raise click.ClickException(f"{db} holds no database to compact")
     with lt.open(db, config=_config(config_path, settings)) as opened:
-        opened.compact()
+        with _working(f"compact {db}"):
+            opened.compact()
         for name, about in opened.stats()["tables"].items():
             click.echo(f"{name}: {about['runs']} runs, {about['file_rows']:,} rows, {about['file_bytes']:,} bytes")
 

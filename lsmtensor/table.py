@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -198,6 +198,16 @@ class TableView:
         return pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
 
     # -- by nearness -----------------------------------------------------------------------------
+
+    @overload
+    def search(self, q: Any = None, *, explain: Literal[True], **params: Any) -> dict[str, Any]: ...
+
+    @overload
+    def search(
+        self, q: Any = None, *, text: Any = None, sparse: Any = None, fusion: Any = "rrf", k: int = 10, column: str | None = None,
+        where: Any = None, columns: Sequence[str] | None = None, index: str | None = None, metric: str | None = None,
+        explain: Literal[False] = False, **params: Any,
+    ) -> pa.Table: ...  # fmt: skip
 
     def search(
         self,

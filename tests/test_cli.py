@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import lsmtensor as lt
 from lsmtensor import cli
+from lsmtensor.bench import show
 
 
 def call(*words, code=0):
@@ -176,3 +180,19 @@ def test_completion(shell):
     code = "from lsmtensor.cli import main; main(prog_name='lsmtensor')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
     assert done.stdout.strip() == "plain,inspect"
+
+
+def test_what_takes_long_is_told_on_a_terminal():
+    said = io.StringIO()
+    with show.working("compact x.lsm", Console(file=said, force_terminal=True, width=80), after=0.0):
+        while "compact x.lsm: 0 s" not in said.getvalue():
+            time.sleep(0.01)
+    quiet = io.StringIO()
+    with show.working("compact x.lsm", Console(file=quiet), after=0.0):
+        time.sleep(0.01)
+    assert quiet.getvalue() == ""
+
+
+def test_the_command_is_a_module_too():
+    made = subprocess.run([sys.executable, "-m", "lsmtensor", "completion", "bash"], capture_output=True, text=True, check=True)
+    assert "_LSMTENSOR_COMPLETE" in made.stdout

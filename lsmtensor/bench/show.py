@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,40 @@ def progress(console: Console, what: str, total: int) -> Iterator[Callable[[int]
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(what, total=total)
         yield lambda n: bars.update(task, advance=n)
+
+
+@contextmanager
+def working(what: str, console: Console | None = None, after: float = 1.0) -> Iterator[None]:
+    """A line on stderr for what takes longer than ``after`` seconds, where somebody looks: how long by now, and what was written."""
+    console = console or Console(stderr=True)
+    begin, before, stop = time.monotonic(), _written(), threading.Event()
+
+    def tell() -> None:
+        if stop.wait(after):
+            return
+        with console.status(what) as line:
+            while not stop.wait(0.2):
+                written = f", {(_written() - before) / 1e6:,.0f} MB written" if before else ""
+                line.update(f"{what}: {time.monotonic() - begin:.0f} s{written}")
+
+    teller = threading.Thread(target=tell, name="lsmtensor-progress", daemon=True)
+    if console.is_terminal:
+        teller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if console.is_terminal:
+            teller.join()
+
+
+def _written() -> int:
+    """Bytes that this process wrote, as the system counts them; 0 where it does not."""
+    try:
+        with open("/proc/self/io") as counted:
+            return next(int(line.split()[1]) for line in counted if line.startswith("wchar"))
+    except (OSError, StopIteration):
+        return 0
 
 
 def table(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:

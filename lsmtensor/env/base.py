@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -125,6 +126,12 @@ class Env(Protocol):
     def lock(self, path: str, note: str | None = "") -> Lock:
         """Exclusive; `LockedError` while another process (or handle) holds it. The holder and its note are written there; of None, nothing is."""
         ...
+
+
+@cache
+def memory() -> int:
+    """Bytes of memory of this machine; 0 where nobody says."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 def cores() -> int:

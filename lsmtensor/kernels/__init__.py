@@ -135,9 +135,13 @@ def available() -> dict[str, str]:
 
 def storage(kernel: str | None = None) -> Kernels:
     """The kernels of the storage group: the backend named, else compiled ones, else numpy's. The compute choice does not reach them."""
-    if kernel is not None:
-        return _load(kernel)
+    return _load(kernel or _storage_default())
+
+
+@lru_cache
+def _storage_default() -> str:
     try:
-        return _load("cython")
+        _load("cython")
     except UnavailableError:
-        return _load("numpy")
+        return "numpy"
+    return "cython"

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..config import RunConfig, SSTableConfig
 from ..dtypes import RaggedType, SparseType, TensorType
-from ..env.base import Env
+from ..env.base import Env, memory
 from ..sstable import coded, filters
 from ..sstable.writer import TableWriter
 from . import keyspace
@@ -21,6 +21,8 @@ from .layout import FileRef, Run
 from .manifest import file_path
 from .segments import whole_runs
 from .state import TableVersion
+
+HOT_SHARE = 16
 
 
 class Written(NamedTuple):
@@ -38,7 +40,9 @@ def write_files(
     go to runs of the table that ``blobs`` answers, unless it is None."""
     deepest = max((r.run.level for r in table.runs), default=0)
     spec = filters.for_level(config.sstable.filter, deepest - level, config.compaction.size_ratio)
-    settings = replace(config.sstable, filter=spec)
+    # what a merge rewrites of a table that is small beside the memory is read again soon: it stays in the page cache
+    hot = cause == "compaction" and sum(r.run.bytes for r in table.runs) <= memory() // HOT_SHARE
+    settings = replace(config.sstable, filter=spec, direct=config.sstable.direct and not hot)
     files: list[FileRef] = []
     runs: list[Run] = []
 

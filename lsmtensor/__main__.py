@@ -1,0 +1,5 @@
+"""``python -m lsmtensor``: the command line."""
+
+from .cli import main
+
+main()
