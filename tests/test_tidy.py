@@ -47,7 +47,8 @@ LAYERS: list[set[str]] = [
     {"inspecting"},
     {"testing"},
     {"bench"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = ("numba", "cupy", "rich", "matplotlib", "pyarrow.compute", "pyarrow.dataset")
