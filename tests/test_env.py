@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsmtensor.env import local
 from lsmtensor.env.checksum import crc32c
 from lsmtensor.env.local import STAGE_BYTES, LocalEnv
 from lsmtensor.env.memory import FaultyEnv, MemoryEnv, SimulatedCrashError
@@ -349,3 +350,20 @@ def test_crc32c_continues(data, cut):
 
 def test_crc32c_is_castagnoli():
     assert crc32c(b"123456789") == 0xE3069283
+
+
+def test_large_files_are_reserved_ahead_and_end_where_they_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "RESERVE_BYTES", STAGE_BYTES)
+    data = bytes(range(251)) * (3 * STAGE_BYTES // 251 + 4000)
+    for name, synced in (("a", True), ("b", False)):
+        file = LocalEnv().create(str(tmp_path / name), kind="table", cause="bulk", direct=True)
+        for at in range(0, len(data), 1 << 20):
+            file.write(data[at : at + (1 << 20)])
+        if synced:
+            file.sync()
+            assert (tmp_path / name).read_bytes() == data
+            file.write(b"more")
+            file.sync()
+        file.close()
+        kept = (tmp_path / name).read_bytes()
+        assert kept == data + b"more" if synced else data.startswith(kept) and len(kept) >= 3 * STAGE_BYTES
