@@ -87,8 +87,8 @@ def _ranges(queries, base, points, scale, metric, tables, steps, least, codes, w
 
 
 def _of_pairs(table: np.ndarray, pairs: int) -> np.ndarray:
-    """float32 (pairs, 256): what a byte of two codes adds, by the whole numbers (m, 16) that each adds."""
-    whole = np.zeros((2 * pairs, 16), np.float32)
+    """uint16 (pairs, 256), half of what the first-level cache holds: what a byte of two codes adds, by the whole numbers (m, 16) that each adds."""
+    whole = np.zeros((2 * pairs, 16), np.uint16)
     whole[: len(table)] = table
     return (whole[1::2, :, None] + whole[::2, None, :]).reshape(pairs, 256)
 
