@@ -48,9 +48,13 @@ class Grid:
             rows = rows * scale[:, None]
         # what is equal to what may change under a shift, once it is rounded
         mean = np.zeros(rows.shape[1], np.float32) if metric == HAMMING else rows.mean(0, dtype=np.float64).astype(np.float32)
-        far = np.abs(rows if metric == IP else rows - mean)
-        # a hundred-thousandth may stick out: what is cut off costs less than coarser steps for all
-        top = float(np.partition(far, int((far.size - 1) * 0.99999), axis=None)[int((far.size - 1) * 0.99999)]) if far.size else 0.0
+        far = rows.copy() if metric == IP else rows - mean
+        np.abs(far, out=far)
+        # a hundred-thousandth may stick out: what is cut off costs less than coarser steps for all. It lies in as many rows at most, those of the largest values
+        out = far.size - int((far.size - 1) * 0.99999) if far.size else 0
+        if 0 < out < len(far):
+            far = far[np.argpartition(far.max(1), -out)[-out:]]
+        top = float(np.partition(far, -out, axis=None)[-out]) if out else 0.0
         lift = (0.0, 0.0)
         if metric == IP:
             squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
