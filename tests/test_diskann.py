@@ -97,7 +97,7 @@ def test_golden_pages():
         assert state.hexdigest()[:16] == GOLDEN, backend
 
 
-GOLDEN = "1ebbcbc36e6b15ef"
+GOLDEN = "70d67472e8791426"
 
 
 def test_neighbours_share_pages():

@@ -25,6 +25,7 @@ from .codes import CodedRows
 from .dial import dialled
 from .forest import BITS, Forest
 from .forest import BLOCK as PLANTED
+from .leaves import Leaves, leaf_bytes
 from .params import SEEDS, check_counts, settled
 from .rows import Rows, aligned
 
@@ -103,7 +104,7 @@ class FQG(VectorIndex):
         # rows linked, and those that the grid does not hold
         self._done = self._out = 0
         # rows linked and to link, in all passes, of the addition at work
-        self._work = [0, 1]
+        self._work: list[float] = [0, 1]
         self._net: Any = None
         # the kernel of one query, while nothing stands in its way
         self._short: Any = None
@@ -116,7 +117,8 @@ class FQG(VectorIndex):
     def _row_bytes(self) -> tuple[int, int]:
         codes, eight = self._coded.row_bytes()
         # links have half as much room again while they are made, and are then put together; lifted rows are coded once more
-        return codes + 4 * self.degree + 8 * self._trees[0], eight * (2 if self._code == IP else 1) + 64 + 6 * self.degree
+        begun = leaf_bytes(self.degree) if self.passes > 1 else 0
+        return codes + 4 * self.degree + 8 * self._trees[0], eight * (2 if self._code == IP else 1) + 64 + 6 * self.degree + begun
 
     # -- building --------------------------------------------------------------------------------
 
@@ -204,8 +206,16 @@ class FQG(VectorIndex):
         try:
             if first:
                 self._raise(codes, sums, 0)
+            nodes = np.arange(start, stop)
             for number in range(passes):
-                self._pass(codes, sums, links, start, stop, number > 0, LOOSE if number == passes - 1 else TIGHT)
+                alpha = LOOSE if number == passes - 1 else TIGHT
+                if number > 0:
+                    self._batches(codes, sums, links, nodes, stop, None, alpha, True, start)
+                elif start == 0 and passes > 1 and stop >= TOP_LEAST:
+                    nodes = Leaves(codes, sums, self._built, self.seed, self.threads, self._kernels, self._told).link(links, self.degree, alpha)
+                    self._done = stop
+                else:
+                    self._pass(codes, sums, links, nodes, alpha)
             if not first:
                 self._raise(codes, sums, start)
         finally:
@@ -244,24 +254,25 @@ class FQG(VectorIndex):
             self._above.forget()
             raise
 
-    def _pass(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray, start: int, stop: int, again: bool, alpha: int) -> None:
-        top, nodes = None, np.arange(start, stop)
+    def _pass(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray, nodes: np.ndarray, alpha: int) -> None:
+        """Insert rows, the last ones."""
+        top, start = None, int(nodes[0])
         if len(self._above):
             rows = self._above.rows.array
             top = *self._above.eight(codes, sums), self._above.links.array, rows
             above = rows[rows >= start].astype(np.int64)
-            if len(above) and not again:
+            if len(above):
                 # those above first: others begin at them
-                self._batches(codes, sums, links, above, start, None, alpha, again)
-                self._batches(codes, sums, links, np.setdiff1d(nodes, above), start + len(above), top, alpha, again, start)
+                self._batches(codes, sums, links, above, start, None, alpha, False)
+                self._batches(codes, sums, links, np.setdiff1d(nodes, above), start + len(above), top, alpha, False, start)
                 return
-        self._batches(codes, sums, links, nodes, stop if again else start, top, alpha, again, start)
+        self._batches(codes, sums, links, nodes, start, top, alpha, False, start)
 
     def _batches(
         self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray, nodes: np.ndarray, have: int, top: Any, alpha: int, again: bool,
         start: int | None = None,
     ) -> None:  # fmt: skip
-        """Link some rows, beside ``have`` that are; each batch sees the graph as it was before."""
+        """Link some rows, beside ``have`` that are; each batch sees the graph as it was before. ``again``: rows that have links, where their walks begin."""
         at, none = 0, np.empty(0, np.uint32)
         linked = np.arange(have) if top is None and have and not again else nodes[:0]
         if have == 0:
@@ -271,9 +282,9 @@ class FQG(VectorIndex):
             while at < len(nodes):
                 end = min(len(nodes), at + min(BATCH, max(1, (have if again else have + at) // SHARE)))
                 some, starts = nodes[at:end], none
-                if top is None:
+                if top is None and not again:
                     there = np.concatenate([linked, nodes[:at]]) if have else nodes[:at]
-                    starts = (nodes if again else there)[entries(len(nodes if again else there))].astype(np.uint32)
+                    starts = there[entries(len(there))].astype(np.uint32)
 
                 def link(part: np.ndarray, starts: np.ndarray = starts) -> np.ndarray:
                     made: np.ndarray = self._kernels.code_link(
@@ -299,8 +310,11 @@ class FQG(VectorIndex):
         """Rows are whole up to the last of those that come in order."""
         if start is not None:
             self._done = max(self._done, int(nodes[end - 1]) + 1)
-            self._work[0] += end - at
-            self._tell(min(1.0, self._work[0] / self._work[1]))
+            self._told(end - at)
+
+    def _told(self, rows: float) -> None:
+        self._work[0] += rows
+        self._tell(min(1.0, self._work[0] / self._work[1]))
 
     def _shrunk(self, codes: np.ndarray, sums: np.ndarray, links: np.ndarray) -> np.ndarray:
         n = self._done

@@ -55,7 +55,7 @@ def code_link(
 
     codes uint8 (n, lines * 64), values around 128; sums int32 (n, 2), of squares and of values around 128; links uint32 (n, width),
     which is only read. A walk begins at ``starts``, uint32, at most 32; where there are none, at the four nearest that a walk 8 wide finds in
-    ``top``: (codes, sums, links, rows uint32) of a graph over some rows. Candidates are the ``ef`` nearest of the walk, the 64 that it expanded first and
+    ``top``: (codes, sums, links, rows uint32) of a graph over some rows, and without that at the links that the row has. Candidates are the ``ef`` nearest of the walk, the 64 that it expanded first and
     the links that the row has; nearest first, each is kept that no kept one comes between: alpha d(kept, it) > 256 d(row, it), without alpha for inner
     products. Ties go to the lower row.
     """
@@ -87,6 +87,14 @@ def code_shrink(
     from . import numpy_codes
 
     return numpy_codes.shrink(codes, sums, metric, links, start, stop, degree, alpha)
+
+
+@kernel("graph", "exact")
+def code_near(codes: np.ndarray, sums: np.ndarray, metric: int, nodes: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
+    """uint32 (len(nodes), k): of the rows ``among``, uint32, the k nearest to each of ``nodes``, int64, in order, without itself; a row ends at 0xFFFFFFFF. Ties go to the lower row."""
+    from . import numpy_codes
+
+    return numpy_codes.nearest(codes, sums, metric, nodes, among, k)
 
 
 @kernel("graph", "exact")

@@ -29,7 +29,7 @@ from .cython._kernels import (
     search_bytes,
     search_int64,
 )
-from .cython._links import code_link, code_reverse, code_shrink
+from .cython._links import code_link, code_near, code_reverse, code_shrink
 from .cython._products import pq_encode, pq_net, pq_ranges
 from .cython._shuffle import bitshuffle, shuffle, unbitshuffle, unshuffle
 from .cython._sparse import sparse_heavy, sparse_invert, sparse_near, sparse_net, sparse_search
@@ -59,7 +59,7 @@ def topk(
 
 __all__ = [
     "angle_encode", "grid_encode", "half_encode", "scalar_encode", "turn",
-    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
+    "assign", "bitshuffle", "block_bloom_add", "block_bloom_test", "bloom_add", "bloom_test", "code_estimates", "code_forest", "code_link", "code_near", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "crc32c_chunks", "gathered", "graph_insert",
     "graph_search", "hash64_bytes", "hash64_int64", "isa", "merge_bytes", "merge_int64", "page_net", "page_scan", "page_search", "pairwise", "pq_encode", "pq_net", "pq_ranges", "search_bytes", "search_int64", "shuffle", "sparse_heavy", "sparse_invert", "sparse_near", "sparse_net", "sparse_search", "topk",
     "unbitshuffle", "unshuffle",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from .contract_codes import code_estimates, code_forest, code_one, code_ranges, 
 from .numba_codes import code_link, code_net, code_reverse, code_shrink
 from .numba_graph import graph_insert, graph_search
 from .numba_grid import angle_encode, grid_encode, half_encode, scalar_encode, turn
+from .numba_near import code_near
 from .numba_pq import pq_encode, pq_net
 from .numba_sparse import sparse_heavy, sparse_invert, sparse_near, sparse_net, sparse_search
 
@@ -272,6 +273,6 @@ def assign(x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 __all__ = [
     "angle_encode", "grid_encode", "half_encode", "scalar_encode", "turn",
-    "code_estimates", "code_forest", "code_link", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "page_net", "page_scan", "page_search", "pq_encode", "pq_net", "pq_ranges",
+    "code_estimates", "code_forest", "code_link", "code_near", "code_net", "code_one", "code_ranges", "code_reverse", "code_scan", "code_search", "code_shrink", "page_net", "page_scan", "page_search", "pq_encode", "pq_net", "pq_ranges",
     "assign", "gathered", "graph_insert", "graph_search", "isa", "pairwise", "sparse_heavy", "sparse_invert", "sparse_near", "sparse_net", "sparse_search", "topk",
 ]  # fmt: skip

@@ -189,7 +189,9 @@ def _link(codes, sums, metric, links, nodes, starts, top_codes, top_sums, top_li
         node = nodes[turn]
         _centre(codes[node], values)
         begin = starts
-        if starts.shape[0] == 0:
+        if starts.shape[0] == 0 and top_rows.shape[0] == 0:
+            begin = links[node][links[node] != NONE].astype(np.int64)
+        elif starts.shape[0] == 0:
             # the row itself as one more beyond those above
             own_sums[:-1], own_sums[-1] = top_sums, sums[node]
             begin = _begin(top_codes, own_sums, nonef, nonef, 8, metric, codes[node], values, top_codes.shape[0], np.float32(0), 0, top_links, top_rows,

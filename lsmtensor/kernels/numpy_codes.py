@@ -116,13 +116,14 @@ def link(
 ) -> np.ndarray:  # fmt: skip
     out = np.full((len(nodes), degree), NONE, np.uint32)
     for i, node in enumerate(nodes.tolist()):
-        far, begin = between(codes, sums, metric, node), starts
-        if len(starts) == 0:
+        far, begin, old = between(codes, sums, metric, node), starts, neighbours(links[node])
+        if len(starts) == 0 and top is None:
+            begin = old
+        elif len(starts) == 0:
             rows = top[3].astype(np.int64)
             begin = above(lambda ids, far=far, rows=rows: far(rows[ids]), top[2], rows)  # type: ignore[misc]
         trail: list[Entry] = []
         pool, _ = walk(far, links, begin, ef, trail=trail)
-        old = neighbours(links[node])
         candidates = sorted({*(e for e in pool + trail if e[1] != node), *zip(far(old).tolist(), old.tolist(), strict=True)})
         kept = select(codes, sums, metric, candidates, degree, alpha)
         out[i, : len(kept)] = kept
@@ -163,6 +164,15 @@ def shrink(
         near = near[near < len(codes)]
         kept = near.tolist() if len(near) <= degree else _chosen(codes, sums, metric, node, near, degree, alpha)
         out[node - start, : len(kept)] = kept
+    return out
+
+
+def nearest(codes: np.ndarray, sums: np.ndarray, metric: int, nodes: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
+    out = np.full((len(nodes), k), NONE, np.uint32)
+    for i, node in enumerate(nodes.tolist()):
+        others = among[among != node].astype(np.int64)
+        found = others[np.lexsort((others, between(codes, sums, metric, node)(others)))[:k]]
+        out[i, : len(found)] = found
     return out
 
 

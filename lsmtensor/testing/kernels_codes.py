@@ -47,6 +47,7 @@ def _code_link(rng: np.random.Generator) -> Iterator[Args]:
             rows = np.sort(rng.permutation(have)[: have // 2 + 1]).astype(np.uint32)
             top = (made[0][rows], made[1][rows], _links(rng, len(rows), 5, min(5, len(rows) - 1)), rows)
             yield *made, links, nodes, starts[:0], top, 12, 6, 310
+            yield *made, links, np.arange(n), starts[:0], None, 12, 6, 310
 
 
 def _code_reverse(rng: np.random.Generator) -> Iterator[Args]:
@@ -58,6 +59,16 @@ def _code_reverse(rng: np.random.Generator) -> Iterator[Args]:
 def _code_shrink(rng: np.random.Generator) -> Iterator[Args]:
     for metric in range(5):
         yield *(a[:70] if isinstance(a, np.ndarray) else a for a in _codes(rng, metric, 90, 40)), _links(rng, 90, 12, 12), 10, 60, 6, 310
+
+
+def _code_near(rng: np.random.Generator) -> Iterator[Args]:
+    for metric in range(5):
+        for n, d, k in ((1, 3, 2), (40, 64, 7), (150, 70, 12)):
+            made = _codes(rng, metric, n, d)
+            yield *made, np.arange(n), np.sort(rng.permutation(n)[: n // 2 + 1]).astype(np.uint32), k
+            yield *made, rng.permutation(n)[: n // 2], np.arange(n, dtype=np.uint32), k
+            yield *made, np.arange(n), np.empty(0, np.uint32), k
+        yield *made, np.arange(n), np.arange(n, dtype=np.uint32), 0
 
 
 def _nets(rng: np.random.Generator) -> Iterator[tuple[Args, np.ndarray]]:
@@ -243,7 +254,7 @@ def _half_encode(rng: np.random.Generator) -> Iterator[Args]:
 
 ARGUMENTS: dict[str, Callable[[np.random.Generator], Iterator[Args]]] = {
     "turn": _turn, "scalar_encode": _scalar_encode, "grid_encode": _grid_encode, "angle_encode": _angle_encode, "half_encode": _half_encode,
-    "code_link": _code_link, "code_reverse": _code_reverse, "code_shrink": _code_shrink, "code_forest": _code_forest, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "page_net": _page_net, "page_search": _page_search, "page_scan": _page_scan, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
+    "code_link": _code_link, "code_reverse": _code_reverse, "code_near": _code_near, "code_shrink": _code_shrink, "code_forest": _code_forest, "code_net": _code_net, "code_search": _code_search, "code_one": _code_one, "code_scan": _code_scan, "code_ranges": _code_ranges, "code_estimates": _code_estimates, "page_net": _page_net, "page_search": _page_search, "page_scan": _page_scan, "pq_encode": _pq_encode, "pq_net": _pq_net, "pq_ranges": _pq_ranges,
 }  # fmt: skip
 
 

@@ -3,12 +3,16 @@
 
 include "_codes.pxi"
 
+from lsmtensor.kernels.numpy_codes import NONE
+
 cdef extern from "_links.h" nogil:
+    int CODE_BLOCKS
     ctypedef struct link_table:
         const char *name
         void (*link)(const net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *,
                      code_scratch *) noexcept nogil
         void (*reverse)(net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, int64_t, int64_t, code_scratch *) noexcept nogil
+        void (*near)(const net_t *, const int64_t *, int64_t, const uint32_t *, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
         void (*shrink)(const net_t *, int64_t, int64_t, int64_t, int64_t, uint32_t *, code_scratch *) noexcept nogil
     const link_table *chosen
 
@@ -22,14 +26,21 @@ cdef table(int64_t rows, int64_t width):
     return room[skip : skip + max(rows, 0) * width].reshape(max(rows, 0), width)
 
 
-cdef int building(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links) except -1:
-    g.n, g.stride, g.width, g.metric, g.bits = codes.shape[0], codes.shape[1], links.shape[1], metric, 8
+cdef int between(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric) except -1:
+    g.n, g.stride, g.metric, g.bits = codes.shape[0], codes.shape[1], metric, 8
     g.top = NULL
-    if g.n == 0 or sums.shape[0] != g.n or sums.shape[1] != 2 or links.shape[0] < g.n:
-        raise InvalidArgumentError(f"{g.n} codes, {sums.shape[0]} sums, {links.shape[0]} rows of links")
-    if g.stride % 64 or g.stride == 0 or not 0 < g.width < CODE_MAX_DEGREE:
-        raise InvalidArgumentError(f"codes of {g.stride} bytes, {g.width} links a row; whole lines of 64, fewer than {CODE_MAX_DEGREE} links")
-    g.codes, g.sums, g.links = &codes[0, 0], &sums[0, 0], <uint32_t *>&links[0, 0]
+    if g.n == 0 or sums.shape[0] != g.n or sums.shape[1] != 2 or g.stride % 64 or g.stride == 0:
+        raise InvalidArgumentError(f"{g.n} codes of {g.stride} bytes, {sums.shape[0]} x {sums.shape[1]} sums; give whole lines of 64, and two sums a row")
+    g.codes, g.sums = &codes[0, 0], &sums[0, 0]
+    return 0
+
+
+cdef int building(net_t *g, const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const uint32_t[:, ::1] links) except -1:
+    between(g, codes, sums, metric)
+    g.width = links.shape[1]
+    if links.shape[0] < g.n or not 0 < g.width < CODE_MAX_DEGREE:
+        raise InvalidArgumentError(f"{links.shape[0]} rows of {g.width} links for {g.n} rows; give a row each, fewer than {CODE_MAX_DEGREE} links")
+    g.links = <uint32_t *>&links[0, 0]
     return 0
 
 
@@ -65,8 +76,8 @@ def code_link(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metri
     for i in range(starts.shape[0]):
         if starts[i] >= g.n:
             raise InvalidArgumentError(f"a walk from row {starts[i]} of {g.n}")
-    if (starts.shape[0] == 0 and top is None) or starts.shape[0] > CODE_ENTRIES or ef < 1:
-        raise InvalidArgumentError(f"{starts.shape[0]} rows to begin from, ef {ef}; give 1 to {CODE_ENTRIES}, or a graph above, and 1 or more")
+    if starts.shape[0] > CODE_ENTRIES or ef < 1:
+        raise InvalidArgumentError(f"{starts.shape[0]} rows to begin from, ef {ef}; give at most {CODE_ENTRIES}, and 1 or more")
     cdef uint32_t[:, ::1] out = made
     cdef const uint32_t *begin = &starts[0] if starts.shape[0] else NULL
     cdef Scratch scratch = take(g.n, max(ef, CODE_TOP) + 1, ef + g.width + CODE_TRAIL + 2, 2 * g.stride)
@@ -104,5 +115,26 @@ def code_shrink(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int met
     cdef Scratch scratch = take(0, 1, g.width + 2, 2 * g.stride)
     with nogil:
         chosen.shrink(&g, start, stop, degree, alpha, &out[0, 0], &scratch.s)
+    put_back(scratch)
+    return made
+
+
+def code_near(const uint8_t[:, ::1] codes, const int32_t[:, ::1] sums, int metric, const int64_t[::1] nodes, const uint32_t[::1] among, int64_t k):
+    cdef net_t g
+    cdef int64_t i
+    made = table(nodes.shape[0], k)
+    made[:] = NONE
+    if nodes.shape[0] == 0 or among.shape[0] == 0 or k == 0:
+        return made
+    between(&g, codes, sums, metric)
+    within(nodes, g.n, k, k)
+    for i in range(among.shape[0]):
+        if among[i] >= g.n:
+            raise InvalidArgumentError(f"row {among[i]} of {g.n}")
+    cdef uint32_t[:, ::1] out = made
+    cdef int64_t blocks = (among.shape[0] + 31) // 32 * 32 if among.shape[0] <= CODE_BLOCKS else 0
+    cdef Scratch scratch = take(0, 4 * (k + 8), 1, (2 + blocks // 2) * g.stride)
+    with nogil:
+        chosen.near(&g, &nodes[0], nodes.shape[0], &among[0], among.shape[0], k, &out[0, 0], &scratch.s)
     put_back(scratch)
     return made

@@ -60,6 +60,7 @@ static inline void ISA(fetch)(const code_net *g, uint32_t node)
 {
     const uint8_t *p = g->codes + (int64_t)node * g->stride;
     for (int64_t b = 0; b < g->stride; b += LINE) __builtin_prefetch(p + b);
+    if (g->sums) __builtin_prefetch(g->sums + 2 * (int64_t)node);
 }
 
 /* Fill the pool with the ``cap`` nearest reached; with a mask keep the ``ef`` nearest allowed in ``found``, and end when these are
