@@ -87,7 +87,7 @@ def test_a_stall_is_told():
         db.on_event(told.append)
         docs.insert(rows(0, 5))
         tree = db._tree
-        tree._level0 = tree.config.compaction.stop_runs + 1
+        tree._level0, tree.calm = tree.config.compaction.stop_runs + 1, False
         writer = threading.Thread(target=docs.insert, args=(rows(10, 15),))
         writer.start()
         time.sleep(0.1)

@@ -36,7 +36,11 @@ class Every:
             skip(f"{backend} has no {name}")
         self.run = getattr(chosen, name)
         args = max(ARGUMENTS[name](np.random.default_rng(0)), key=weight)
-        if isinstance(args[0], tuple) and not name.endswith("_net"):  # a net is a backend's own form of its first argument
+        if name.startswith("page_"):  # over a net of codes, and these pages
+            (bare, pages), asked = args[:2], args[2:]
+            codes = chosen.code_net(*bare)
+            self.args = (codes, *pages) if name == "page_net" else (chosen.page_net(codes, *pages), *asked)
+        elif isinstance(args[0], tuple) and not name.endswith("_net"):  # a net is a backend's own form of its first argument
             net = {"pq": "pq_net", "sparse": "sparse_net"}.get(name.split("_")[0], "code_net")
             self.args = (getattr(chosen, net)(*args[0]), *args[1:])
         else:
