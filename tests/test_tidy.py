@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"registry"},
     {"config", "metrics", "notebook"},
-    {"arrowbytes", "arrowtake", "cache", "merkle", "recent"},
+    {"arrowbytes", "arrowtake", "beside", "cache", "merkle", "recent"},
     {"dtypes"},
     {"convert_tensors"},
     {"convert_sparse"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import indexes, kernels
+from ..beside import beside
 from ..errors import LsmTensorError, SchemaError
 from ..indexes.codes import CodedRows
 from ..indexes.rows import Rows
@@ -22,7 +23,7 @@ from ..kernels.contract import L2, METRICS
 from ..registry import Spec
 from .layout import Run
 from .segments import Part, Segment, matrices, nodes_of
-from .source import MemSource, RunSource
+from .source import MemSource, RunSource, TableFile
 
 if TYPE_CHECKING:
     from .state import TableVersion
@@ -88,18 +89,23 @@ def wanted(table: TableVersion, index: str | None) -> bool:
     return spec is not None and (spec.name != "flat" or "quant" in spec.params)
 
 
+def codes_of(holder: MemSource | TableFile) -> dict[tuple[str, str], Any]:
+    """The `MemoryCodes` of a memtable, the `FileCodes` of a file, by column and metric."""
+    return beside(holder, "_coded", dict)
+
+
 def of_memory(tree: Tree, mem: MemSource, column: str, metric: str) -> MemoryCodes | None:
     """The codes of a memtable, to which what they lack is added in the background; None while there are none or too few rows."""
-    made: dict[Any, MemoryCodes] = mem.__dict__.setdefault("_coded", {})
+    made = codes_of(mem)
     codes = made.get((column, metric))
     if mem.rows - (0 if codes is None else len(codes)) >= (LEAST if codes is None else STEP):
-        _beside(tree, mem.__dict__, (column, metric), partial(_grow, tree, mem, column, metric))
+        _background(tree, mem, (column, metric), partial(_grow, tree, mem, column, metric))
     return made.get((column, metric))
 
 
 def _grow(tree: Tree, mem: MemSource, column: str, metric: str) -> None:
     views, _ = matrices(mem, column)
-    made = mem.__dict__["_coded"]
+    made = codes_of(mem)
     codes = made.get((column, metric)) or MemoryCodes(views[0][1].shape[1], metric, tree.config.kernel)
     have = len(codes)
     codes.add(np.concatenate([m[max(0, have - first) :] for first, m in views if first + len(m) > have], dtype=np.float32))
@@ -112,9 +118,9 @@ def of_file(tree: Tree, part: Part, column: str, metric: str) -> FileCodes | Non
     file = source.files[at]
     if file.ref.rows < LEAST:
         return None
-    made: dict[Any, FileCodes] = file.__dict__.setdefault("_coded", {})
+    made = codes_of(file)
     if (column, metric) not in made or made[column, metric].schema is not source.schema:
-        _beside(tree, file.__dict__, (column, metric), partial(_code, tree, part, column, metric))
+        _background(tree, file, (column, metric), partial(_code, tree, part, column, metric))
     codes = made.get((column, metric))
     return codes if codes is not None and codes.schema is source.schema else None
 
@@ -124,12 +130,12 @@ def _code(tree: Tree, part: Part, column: str, metric: str) -> None:
     nodes = nodes_of([part], column)
     index = indexes.create(f"gwi(leaf={LEAF}, nprobe={PROBES}, metric={metric})", dim=nodes.vectors.shape[1], kernel=tree.config.kernel)
     index.add(nodes.vectors, copy=False)
-    source.files[at].__dict__.setdefault("_coded", {})[column, metric] = FileCodes(index, nodes.rows, nodes.rows is not None, 0, schema=source.schema)
+    codes_of(source.files[at])[column, metric] = FileCodes(index, nodes.rows, nodes.rows is not None, 0, schema=source.schema)
 
 
-def _beside(tree: Tree, holder: dict[str, Any], about: tuple[str, str], work: Callable[[], None]) -> None:
+def _background(tree: Tree, holder: MemSource | TableFile, about: tuple[str, str], work: Callable[[], None]) -> None:
     """Do it in a thread of its own, unless it is being done or failed once."""
-    busy: set[Any] = holder.setdefault("_coding", set())
+    busy: set[Any] = beside(holder, "_coding", set)
     if about in busy:
         return
     busy.add(about)
@@ -146,7 +152,7 @@ def _beside(tree: Tree, holder: dict[str, Any], about: tuple[str, str], work: Ca
 
 def _done(tree: Tree, work: Callable[[], None]) -> bool:
     """Whether it could be done: of damage and of what has no codes speaks who reads the vectors."""
-    with tree.__dict__.setdefault("_coder", threading.Lock()):  # one at a time: searches go on beside
+    with beside(tree, "_coder", threading.Lock):  # one at a time: searches go on beside
         try:
             work()
         except (LsmTensorError, OSError):
@@ -156,8 +162,8 @@ def _done(tree: Tree, work: Callable[[], None]) -> bool:
 
 def follow(tree: Tree, table: TableVersion, olds: Sequence[MemSource | RunSource], run: Run) -> None:
     """Code the files of a run that nobody sees yet where what it was made from was coded."""
-    holders = [h.__dict__ for old in olds for h in ([old] if isinstance(old, MemSource) else old.files)]
-    asked = {about for holder in holders for about in holder.get("_coded", ())}
+    holders = [h for old in olds for h in ([old] if isinstance(old, MemSource) else old.files)]
+    asked = {about for holder in holders for about in list(codes_of(holder))}
     if not asked:
         return
     made = RunSource(run, [tree.file(ref) for ref in run.files], table.state.schema)
@@ -171,4 +177,4 @@ def follow(tree: Tree, table: TableVersion, olds: Sequence[MemSource | RunSource
 def forget(parts: Sequence[Part]) -> None:
     """A segment covers these files."""
     for source, at in parts:
-        source.files[at].__dict__.pop("_coded", None)
+        codes_of(source.files[at]).clear()

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import container
+from ..beside import beside
 from ..errors import CorruptionError, InvalidArgumentError
 from ..indexes.analyze import TextSpec
 from ..indexes.postings import Csr, Postings, asking, restored
@@ -63,13 +64,13 @@ def lists_of(source: Source, asked: Asked[Part]) -> list[Part]:
     """Those of a source, part by part, their rows one after the other."""
     column, key = asked.column, asked.name
     if isinstance(source, MemSource):
-        home: dict[Any, list[Part]] = source.memtable.__dict__.setdefault("_lists", {})
+        home: dict[Any, list[Part]] = beside(source.memtable, "_lists", dict)
         parts, values = home.get(key, []), source.memtable.view().table().column(column)
         have = sum(map(len, parts))
         if len(values) > have:
             parts = home[key] = grown(parts, asked.make(values.slice(have)))
         return parts
-    kept: dict[Any, list[Part]] = source.__dict__.setdefault("_lists", {})
+    kept: dict[Any, list[Part]] = beside(source, "_lists", dict)
     if key not in kept:
         kept[key] = [_stored(source, at, asked.index, asked.over) or asked.make(values_of(source, at, column)) for at in range(len(source.files))]
     return kept[key]

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import container, indexes
+from ..beside import beside
 from ..cache import memory
 from ..errors import CorruptionError, InvalidArgumentError, LsmTensorError
 from ..registry import Spec
@@ -40,7 +41,7 @@ Part = tuple[RunSource, int]
 
 def matrices(source: Source, column: str) -> tuple[list[tuple[int, np.ndarray]], np.ndarray | None]:
     """([(first row, (n, d) view)], bool mask of rows that have a vector or None when all have)."""
-    kept: dict[str, tuple[int, Any]] = source.__dict__.setdefault("_matrices", {})
+    kept: dict[str, tuple[int, Any]] = beside(source, "_matrices", dict)
     rows, made = kept.get(column, (-1, None))
     if rows != source.rows:
         if isinstance(source, MemSource):
@@ -125,7 +126,7 @@ class Unit:
 
 def units(table: TableVersion, name: str | None) -> list[Unit]:
     """The files of a table's runs, oldest first, by the segments of an index that cover them; those without one each by itself."""
-    kept: dict[str | None, list[Unit]] = table.__dict__.setdefault("_units", {})
+    kept: dict[str | None, list[Unit]] = beside(table, "_units", dict)
     if name not in kept:
         kept[name] = _units(table, name)
     return kept[name]
@@ -157,12 +158,11 @@ class Opened:
 
     @classmethod
     def of(cls, tree: Tree) -> Opened:
-        made: Opened | None = tree.__dict__.get("_opened_segments")
-        if made is None:
+        def made() -> Opened:
             limit = tree.config.memory_limit
-            share = tree.config.index.memory_bytes or (memory() // 2 if limit is None else limit) // 4
-            made = tree.__dict__.setdefault("_opened_segments", cls(share))
-        return made
+            return cls(tree.config.index.memory_bytes or (memory() // 2 if limit is None else limit) // 4)
+
+        return beside(tree, "_opened_segments", made)
 
     def get(self, number: int) -> Segment | None:
         with self._lock:

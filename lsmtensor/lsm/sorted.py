@@ -21,6 +21,7 @@ import pyarrow as pa
 from .. import container
 from ..arrowbytes import stream_arrays, stream_bytes
 from ..arrowtake import one_chunk
+from ..beside import beside
 from ..errors import CorruptionError, LsmTensorError
 from ..evolution import cast
 from ..metrics import count
@@ -199,7 +200,7 @@ def opened(source: RunSource, at: int, name: str, open_: Callable[[str], Opened]
     ref = next((s for s in source.files[at].ref.segments if s.index == name), None)
     if ref is None:
         return None
-    kept: dict[int, Opened | None] = source.__dict__.setdefault("_opened", {})
+    kept: dict[int, Opened | None] = beside(source, "_opened", dict)
     if ref.number not in kept:
         try:
             kept[ref.number] = open_(ref.file)

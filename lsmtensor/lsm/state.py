@@ -13,6 +13,7 @@ import pyarrow as pa
 from .. import rows
 from ..arrowbytes import binary_parts
 from ..arrowtake import one_chunk
+from ..beside import beside
 from ..keys import KeyCodec, physical_schema
 from ..metrics import counting
 from ..rows.columns import declared, format_of
@@ -113,7 +114,7 @@ class TableVersion:
         """The table with the schema that was in force at a version."""
         for before in self.state.past:
             if version < before["until"]:
-                known: dict[int, TableVersion] = self.__dict__.setdefault("_at", {})
+                known: dict[int, TableVersion] = beside(self, "_at", dict)
                 if before["until"] not in known:
                     known[before["until"]] = self._before(before["until"], before["schema"], before["options"])
                 return known[before["until"]]

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import kernels
+from ..beside import beside
 from ..config import RunConfig
 from ..dtypes import TensorType
 from ..errors import CorruptionError, InvalidArgumentError, SchemaError, UnknownNameError
@@ -85,7 +86,7 @@ def search_view(
 
 
 def _target(view: View, queries: np.ndarray, column: str | None, index: str | None, metric: str | None) -> Target:
-    kept: dict[Any, Target] = view.table.__dict__.setdefault("_targets", {})
+    kept: dict[Any, Target] = beside(view.table, "_targets", dict)
     asked = (column, queries.shape[-1] if queries.ndim and column is None else None, index, metric)
     target = kept.get(asked)
     if target is None:
@@ -442,7 +443,7 @@ def _by_key(
 
 def answer_schema(view: View, columns: Sequence[str] | None) -> pa.Schema:
     schema = view.table.schema
-    kept: dict[Any, pa.Schema] = view.table.__dict__.setdefault("_answers", {})
+    kept: dict[Any, pa.Schema] = beside(view.table, "_answers", dict)
     asked = None if columns is None else tuple(columns)
     if asked not in kept:
         names = schema.primary_key if columns is None else [schema.field(n).name for n in columns]

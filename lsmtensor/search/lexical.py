@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import kernels
+from ..beside import beside
 from ..dtypes import SparseType
 from ..errors import InvalidArgumentError, SchemaError
 from ..indexes.analyze import TextSpec
@@ -46,7 +47,7 @@ def search_text(view: View, asked: Any, k: int, column: str | None, where: Any, 
 
 def _kept(view: View, what: str, asked: Any, make: Callable[..., T]) -> T:
     """What some arguments say about a table version: worked out once, for it is asked the same again."""
-    kept: dict[Any, T] = view.table.__dict__.setdefault(f"_asked_{what}", {})
+    kept: dict[Any, T] = beside(view.table, f"_asked_{what}", dict)
     found = kept.get(asked)
     if found is None:
         if len(kept) > 64:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..beside import beside
 from ..errors import InvalidArgumentError
 from ..lsm import keyspace
 from ..lsm.evaluate import evaluate, named
@@ -31,7 +32,7 @@ def matching(view: View, source: Source, where: Any) -> np.ndarray:
     check_where(where)
     if isinstance(source, MemSource):
         return _in_memory(source, where)
-    kept: Recent[np.ndarray] = source.__dict__.setdefault("_matching", Recent())
+    kept: Recent[np.ndarray] = beside(source, "_matching", Recent)
     known = kept.get(where)
     if known is not None:
         return known
@@ -63,9 +64,9 @@ def asked_before(source: Source, where: Any) -> bool:
     """Whether the rows that match are known, or the filter was asked of this source before: then they are worth working out."""
     if isinstance(source, MemSource):
         return True
-    if source.__dict__.setdefault("_matching", Recent()).get(where) is not None:
+    if beside(source, "_matching", Recent).get(where) is not None:
         return True
-    asked: Recent[bool] = source.__dict__.setdefault("_asked", Recent())
+    asked: Recent[bool] = beside(source, "_asked", Recent)
     known = asked.get(where) is not None
     if not known:
         asked.put(where, True)
@@ -75,7 +76,7 @@ def asked_before(source: Source, where: Any) -> bool:
 def estimate(view: View, source: RunSource, where: Any) -> Estimate:
     """By sorted indexes, else by the zone maps and 1,024 rows spread over the source, which are kept. Never more than that is read."""
     check_where(where)
-    known = source.__dict__.setdefault("_matching", Recent()).get(where)
+    known = beside(source, "_matching", Recent).get(where)
     if known is not None:
         return Estimate(float(known.mean()), "the rows that match")
     some = candidates(source, sorted_columns(view), where)
@@ -85,7 +86,7 @@ def estimate(view: View, source: RunSource, where: Any) -> Estimate:
     if left == 0:
         return Estimate(0.0, "zone maps")
     names = named(source.reader(0).schema, where)
-    samples: dict[tuple[str, ...], pa.Table] = source.__dict__.setdefault("_samples", {})
+    samples: dict[tuple[str, ...], pa.Table] = beside(source, "_samples", dict)
     if tuple(names) not in samples:
         samples[tuple(names)] = source.take(np.linspace(0, source.rows - 1, min(SAMPLE, source.rows)).astype(np.int64), names)
     sample = samples[tuple(names)]
@@ -135,11 +136,8 @@ def keys_of(view: View, source: Source, rows: np.ndarray) -> pa.Array:
 
 def sorted_columns(view: View) -> dict[str, str]:
     """Sorted indexes of the table: name to column."""
-    kept: dict[str, str] | None = view.table.__dict__.get("_sorted_columns")
-    if kept is None:
-        entries = view.table.state.indexes
-        kept = view.table.__dict__["_sorted_columns"] = {n: e["column"] for n, e in entries.items() if Spec.parse(e["spec"]).name == "sorted"}
-    return kept
+    entries = view.table.state.indexes
+    return beside(view.table, "_sorted_columns", lambda: {n: e["column"] for n, e in entries.items() if Spec.parse(e["spec"]).name == "sorted"})
 
 
 def _in_memory(source: MemSource, where: Any) -> np.ndarray:
