@@ -23,6 +23,7 @@ from ...errors import UnavailableError, UnknownNameError
 from ...registry import near
 
 OWN = "lsmtensor"
+LIMIT = "(the limit)"
 Setting = dict[str, int]
 
 

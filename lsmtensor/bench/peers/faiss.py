@@ -32,7 +32,7 @@ class _Faiss(Dense):
         if "ef" in setting:
             self.index.hnsw.efSearch = setting["ef"]
         if "nprobe" in setting:
-            self.cells.nprobe, self.index.k_factor = setting["nprobe"], 4
+            self.cells.nprobe, self.index.k_factor = setting["nprobe"], setting["depth"]
         return self.index.search(query[None, :], k)[1][0]
 
     def bytes(self) -> int:
@@ -50,4 +50,5 @@ class FaissHnsw(_Faiss):
 
 class FaissCells(_Faiss):
     name, factory = "faiss IVF,PQx4fs,Refine", "IVF{cells},PQ{m}x4fs,RFlat"
-    settings: ClassVar[tuple[Setting, ...]] = ({"nprobe": 2}, {"nprobe": 4}, {"nprobe": 8}, {"nprobe": 16}, {"nprobe": 32})
+    # cells looked into, and how many times k rows are looked at in full
+    settings: ClassVar[tuple[Setting, ...]] = tuple({"nprobe": n, "depth": depth} for n, depth in ((2, 4), (4, 4), (8, 4), (16, 8), (32, 16), (64, 32)))

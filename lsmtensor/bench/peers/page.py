@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -102,6 +103,9 @@ def _ratios(records: list[tuple[dict[str, Any], str]], over: str) -> str:
 
 
 def _spread(s: dict[str, float]) -> str:
+    """A median with its quartiles; it is no number where no peer did what was asked."""
+    if math.isnan(s["median"]):
+        return "no peer reaches it"
     return f"{number(s['median'])} ({number(s['q1'])} – {number(s['q3'])})"
 
 

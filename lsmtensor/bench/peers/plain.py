@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from .base import Arrays, Tables, matrix, synced
+from .base import LIMIT, Arrays, Tables, matrix, synced
 
 
 class File(Tables):
     """The vectors one after the other; a row is where its id says."""
 
-    name, needs, promise = "plain file (the limit)", "numpy", "synced; no ids, no checks"
+    name, needs, promise = f"plain file {LIMIT}", "numpy", "synced; no ids, no checks"
     dim = 0
 
     def write(self, folder: Path, batches: list[pa.RecordBatch]) -> None:
