@@ -358,54 +358,6 @@ def chunk_sizes(db, tensor):
     return found
 
 
-def test_what_is_exported_can_be_written_to_and_hurts_nothing(tmp_path):
-    """PyTorch ignores DLPack's read-only flag: a consumer that writes all the same changes memory of its own, not the file."""
-    import ctypes
-
-    w = np.arange(600_000, dtype=np.float64).reshape(3, -1)
-    with lt.open(tmp_path / "db", config=BULK) as db:
-        db.tensors["w"] = w
-        t = db.tensors["w"]
-        first, second = np.from_dlpack(t), np.from_dlpack(t)
-        assert not first.flags.writeable and first.ctypes.data != second.ctypes.data
-        np.testing.assert_array_equal(first, w)
-        ctypes.memset(first.ctypes.data, 255, first.nbytes)
-        assert np.isnan(first).all()
-        for other in (second, t.numpy(), np.from_dlpack(t)):
-            np.testing.assert_array_equal(other, w)
-        db.verify()
-        assert t.__dlpack__() is not None, "a consumer of before DLPack 1.0 gets the private map"
-        chunked = db.tensors.create("grid", w.shape, w.dtype, chunks=(2, 1000), data=w)
-        with pytest.raises(BufferError, match="copy=True"):
-            chunked.__dlpack__()
-        assert chunked.__dlpack__(copy=True) is not None and t.__dlpack_device__() == (1, 0)
-
-
-def test_frameworks_that_are_not_there_are_named(db, monkeypatch):
-    import sys
-
-    db.tensors["w"] = np.ones((2, 3), np.float32)
-    for name, call in (("torch", "to_torch"), ("jax", "to_jax")):
-        monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.setitem(sys.modules, f"{name}.numpy", None)
-        with pytest.raises(lt.UnavailableError, match=name):
-            getattr(db.tensors["w"], call)()
-
-
-def test_frameworks_get_a_capsule(db, monkeypatch):
-    import sys
-    import types
-
-    torch = types.SimpleNamespace(from_dlpack=np.from_dlpack, bfloat16=np.uint16)
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    w = np.arange(6, dtype=np.float32).reshape(2, 3)
-    db.tensors["w"] = w
-    np.testing.assert_array_equal(db.tensors["w"].to_torch(), w)
-    np.testing.assert_array_equal(db.tensors["w"].to_torch(copy=True), w)
-    t = db.tensors.create("b", (3,), "bfloat16")
-    np.testing.assert_array_equal(t.to_torch(), np.zeros(3, np.uint16))
-
-
 @pytest.mark.parametrize("limit", [16 * 4000, 0])
 def test_recently_read_chunks_are_kept_within_their_limit(tmp_path, limit):
     w = np.arange(64_000, dtype=np.float32).reshape(80, 800)

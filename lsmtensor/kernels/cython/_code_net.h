@@ -168,13 +168,7 @@ static inline int64_t code_count(const uint32_t *row, int64_t width)
 /* Put e among n sorted entries unless it is there; how many more there are. */
 static inline int64_t code_join(graph_entry *pool, int64_t n, graph_entry e)
 {
-    int64_t low = 0, count = n;
-    while (count > 0) {
-        int64_t half = count >> 1;
-        int right = pool[low + half] < e;
-        low = right ? low + half + 1 : low;
-        count = right ? count - half - 1 : half;
-    }
+    int64_t low = entry_place(pool, n, e);
     if (low < n && pool[low] == e) return 0;
     memmove(pool + low + 1, pool + low, (size_t)(n - low) * sizeof *pool);
     pool[low] = e;

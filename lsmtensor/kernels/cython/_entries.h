@@ -31,6 +31,19 @@ static inline float graph_far(graph_entry e)
 
 static inline uint32_t graph_node(graph_entry e) { return (uint32_t)e >> 1; }
 
+/* Where e belongs among size sorted entries: ahead of the first that is not less. */
+static inline int64_t entry_place(const graph_entry *pool, int64_t size, graph_entry e)
+{
+    int64_t low = 0;
+    while (size > 0) {
+        int64_t half = size >> 1;
+        int right = pool[low + half] < e;
+        low = right ? low + half + 1 : low;
+        size = right ? size - half - 1 : half;
+    }
+    return low;
+}
+
 /* Put e in its place among ``size`` sorted entries of at most ``cap``; the place, or -1 when all are nearer. */
 static inline int64_t graph_add(graph_entry *pool, int64_t size, int64_t cap, graph_entry e)
 {
@@ -38,13 +51,7 @@ static inline int64_t graph_add(graph_entry *pool, int64_t size, int64_t cap, gr
         if (e > pool[size - 1]) return -1;
         size--;
     }
-    int64_t low = 0, count = size;
-    while (count > 0) {
-        int64_t half = count >> 1;
-        int right = pool[low + half] < e;
-        low = right ? low + half + 1 : low;
-        count = right ? count - half - 1 : half;
-    }
+    int64_t low = entry_place(pool, size, e);
     memmove(pool + low + 1, pool + low, (size_t)(size - low) * sizeof *pool);
     pool[low] = e;
     return low;
